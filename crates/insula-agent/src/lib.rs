@@ -1,0 +1,1 @@
+//! The node agent: builds, sandboxes, probes, logs.

@@ -1,0 +1,1 @@
+//! Content-addressed chunks and artifacts over object_store.

@@ -1,0 +1,1 @@
+//! Source to artifact: detection, runtimes, insula.toml, archives.

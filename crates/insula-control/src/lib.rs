@@ -1,0 +1,1 @@
+//! Reconcilers: wake, load, plan, apply.

@@ -1,0 +1,1 @@
+//! Names: the resolver of each node.

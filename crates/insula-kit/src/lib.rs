@@ -1,0 +1,1 @@
+//! Process plumbing without domain: configuration, telemetry, shutdown, clock.

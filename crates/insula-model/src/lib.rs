@@ -1,0 +1,1 @@
+//! The words: ids, names, units, specs, targets, observed, limits.

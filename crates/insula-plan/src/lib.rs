@@ -1,0 +1,1 @@
+//! Decisions as pure functions: rollout, placement, routes, scale, drain.

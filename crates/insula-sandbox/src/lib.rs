@@ -1,0 +1,1 @@
+//! The only unsafe: drivers that isolate an instance, its init, cgroups, mounts, network.

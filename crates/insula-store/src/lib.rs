@@ -1,0 +1,1 @@
+//! The only SQL: migrations, queries, the commit-ordered feed, leases.

@@ -1,0 +1,1 @@
+//! What crosses a socket: REST types, the node and gateway protocol, error codes.
