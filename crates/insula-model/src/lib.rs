@@ -28,7 +28,7 @@ pub use digest::Digest;
 pub use ids::*;
 pub use names::*;
 pub use time::Timestamp;
-pub use units::{Bytes, Millis, MilliCpu};
+pub use units::{Bytes, MilliCpu, Millis};
 
 use serde::{Deserialize, Serialize};
 

@@ -163,8 +163,22 @@ mod tests {
     #[test]
     fn names_that_are_not_names_are_refused() {
         for bad in [
-            "", "-a", "a-", "A", "a_b", "a b", "a.b", "1a", "a--b", "ü", "a\n", "$(id)", "a;b", "../a",
-            "a\0b", &"a".repeat(41),
+            "",
+            "-a",
+            "a-",
+            "A",
+            "a_b",
+            "a b",
+            "a.b",
+            "1a",
+            "a--b",
+            "ü",
+            "a\n",
+            "$(id)",
+            "a;b",
+            "../a",
+            "a\0b",
+            &"a".repeat(41),
         ] {
             assert!(bad.parse::<AppName>().is_err(), "{bad:?} passed");
         }
