@@ -1,0 +1,71 @@
+//! Measurements by name. Each prints a table below one line of facts about the machine.
+
+use anyhow::{Result, bail};
+
+use crate::machine;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// How fast, in minutes.
+    Bench,
+    /// Whether it holds, in hours.
+    Soak,
+}
+
+struct Entry {
+    kind: Kind,
+    name: &'static str,
+    /// What its table shows, in one line.
+    shows: &'static str,
+    run: fn() -> Result<()>,
+}
+
+const ENTRIES: &[Entry] = &[];
+
+pub fn run(kind: Kind, name: &str) -> Result<()> {
+    let Some(entry) = ENTRIES.iter().find(|entry| entry.kind == kind && entry.name == name) else {
+        bail!("unknown {} `{name}`, known: {}", word(kind), known(kind));
+    };
+    println!("{}: {}", entry.name, entry.shows);
+    println!("{}", machine::facts());
+    (entry.run)()
+}
+
+pub fn list(kind: Kind) -> Result<()> {
+    for entry in ENTRIES.iter().filter(|entry| entry.kind == kind) {
+        println!("{:<20} {}", entry.name, entry.shows);
+    }
+    bail!("name a {}, known: {}", word(kind), known(kind))
+}
+
+fn known(kind: Kind) -> String {
+    let names: Vec<&str> =
+        ENTRIES.iter().filter(|entry| entry.kind == kind).map(|entry| entry.name).collect();
+    if names.is_empty() { "none".to_owned() } else { names.join(", ") }
+}
+
+fn word(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Bench => "bench",
+        Kind::Soak => "soak",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unknown_name_is_refused_with_the_known_ones() {
+        let err = run(Kind::Bench, "no-such").unwrap_err().to_string();
+        assert!(err.starts_with("unknown bench `no-such`, known: "), "{err}");
+    }
+
+    #[test]
+    fn names_are_unique_within_their_kind() {
+        for (index, entry) in ENTRIES.iter().enumerate() {
+            let twin = |other: &Entry| other.kind == entry.kind && other.name == entry.name;
+            assert!(!ENTRIES[..index].iter().any(twin), "{} twice", entry.name);
+        }
+    }
+}
