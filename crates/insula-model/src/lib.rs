@@ -9,6 +9,7 @@ pub mod build;
 pub mod deployment;
 pub mod digest;
 pub mod event;
+pub mod feed;
 pub mod ids;
 pub mod instance;
 pub mod limits;

@@ -1,0 +1,1 @@
+//! The REST types of `/v1`.
