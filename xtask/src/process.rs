@@ -8,7 +8,9 @@ use anyhow::{Context, Result, bail};
 
 /// The folder of the root manifest.
 pub fn root() -> PathBuf {
-    let here = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    // Asked at run time: clones that share a target folder share this binary's path too.
+    let here = std::env::var_os("CARGO_MANIFEST_DIR").map(PathBuf::from);
+    let here = here.unwrap_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")));
     here.parent().map_or_else(|| here.clone(), PathBuf::from)
 }
 

@@ -78,6 +78,7 @@ fn clippy() -> Result<()> {
 
 /// nextest where it is installed, cargo's own runner where only rustup is.
 fn tests(packages: Packages, binary: &Path) -> Result<()> {
+    let is_whole = packages == Packages::Complete && package::is_root();
     let has_nextest = process::succeeds(process::cargo().args(["nextest", "--version"]));
     let mut cargo = process::cargo();
     if has_nextest {
@@ -89,10 +90,16 @@ fn tests(packages: Packages, binary: &Path) -> Result<()> {
         cargo.env("RUST_TEST_THREADS", "1");
     }
     cargo.env("INSULA_BIN", binary);
-    if packages == Packages::Complete && package::is_root() {
+    if is_whole {
         cargo.env("INSULA_TEST_ALL", "1");
     } else {
-        eprintln!("SKIPPED: tests that need root or a missing package say so below");
+        eprintln!("SKIPPED: tests that need root or a missing package; each says so below");
+        // Both runners hide what a test says when it passes, and a test that skips does pass.
+        cargo.args(if has_nextest {
+            ["--success-output", "final"].as_slice()
+        } else {
+            ["--", "--show-output"].as_slice()
+        });
     }
     process::run(&mut cargo).context("a test failed")
 }
