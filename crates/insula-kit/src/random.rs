@@ -24,14 +24,20 @@ pub trait Random: Send + Sync + Debug {
     }
 }
 
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct SystemRandom {
     ring: ring::rand::SystemRandom,
 }
 
 impl SystemRandom {
     pub fn new() -> Self {
-        Self::default()
+        Self { ring: ring::rand::SystemRandom::new() }
+    }
+}
+
+impl Default for SystemRandom {
+    fn default() -> Self {
+        Self::new()
     }
 }
 

@@ -94,9 +94,7 @@ where
     let colour = colour && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     let format = HumanLine { role, inner: Format::default().compact() };
     let layer = tracing_subscriber::fmt::layer().with_ansi(colour);
-    tracing_subscriber::registry()
-        .with(filter)
-        .with(layer.event_format(format).with_writer(writer))
+    tracing_subscriber::registry().with(filter).with(layer.event_format(format).with_writer(writer))
 }
 
 fn json_subscriber<W>(
@@ -160,8 +158,11 @@ where
 }
 
 fn log_panic(panic: &PanicHookInfo<'_>) {
-    let message = panic
-        .payload_as_str()
+    let payload = panic.payload();
+    let message = payload
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| payload.downcast_ref::<String>().map(String::as_str))
         .unwrap_or("a panic whose payload is not text");
     let place = panic.location().map(ToString::to_string).unwrap_or_default();
     let thread = std::thread::current();
@@ -214,8 +215,7 @@ mod tests {
     fn json_lines_carry_role_trace_and_request() {
         let lines = Lines::default();
         let writer = lines.clone();
-        let subscriber =
-            json_subscriber("server", EnvFilter::new("info"), move || writer.clone());
+        let subscriber = json_subscriber("server", EnvFilter::new("info"), move || writer.clone());
         let (trace, request) = tracing::subscriber::with_default(subscriber, say_something);
         let text = lines.text();
         assert_eq!(text.lines().count(), 1, "{text}");
