@@ -2,7 +2,6 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::Generation;
 use crate::ids::{
     AppId, DeploymentId, EnvironmentId, InstanceId, NodeId, OrgId, ProjectId, ReleaseId, RunId,
 };
