@@ -14,6 +14,7 @@ mod machine;
 mod metadata;
 mod openapi;
 mod process;
+mod reason;
 mod source;
 
 use std::process::ExitCode;
@@ -27,6 +28,7 @@ cargo xtask <chore>
   arch              which crate may use which, purity, where `unsafe` and SQL may stand
   licences          every third-party licence is on the list
   doubles           no crate is there in two versions without a reason
+  reasons           every crate that we chose stands in the decision about dependencies
   docs              links between our pages lead somewhere
   openapi [--check] write openapi/public.json from the binary, or compare it
   bench NAME        measure one thing and print a table
@@ -41,6 +43,7 @@ fn main() -> ExitCode {
         ["arch"] => report("arch", arch::check()),
         ["licences"] => report("licences", licence::check()),
         ["doubles"] => report("doubles", double::check()),
+        ["reasons"] => report("reasons", reason::check()),
         ["docs"] => report("docs", doc::check()),
         ["openapi"] => openapi::write(),
         ["openapi", "--check"] => report("openapi", openapi::check()),

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use crate::{arch, doc, double, licence, openapi, process};
+use crate::{arch, doc, double, licence, openapi, process, reason};
 use package::Packages;
 
 pub fn run() -> Result<()> {
@@ -20,6 +20,7 @@ pub fn run() -> Result<()> {
     gate.step("arch", || none(arch::check()?))?;
     gate.step("licences", || none(licence::check()?))?;
     gate.step("doubles", || none(double::check()?))?;
+    gate.step("reasons", || none(reason::check()?))?;
     gate.step("docs", || none(doc::check()?))?;
     gate.step("clippy", clippy)?;
     let binary = gate.step("build", openapi::build_binary)?;
