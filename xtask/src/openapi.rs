@@ -1,5 +1,6 @@
 //! The committed description of the API, which is generated from the code by the binary.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -15,6 +16,9 @@ const COMMITTED: &str = "openapi/public.json";
 pub fn write() -> Result<()> {
     let said = describe(&build_binary()?)?;
     let path = process::root().join(COMMITTED);
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder).with_context(|| format!("make {}", folder.display()))?;
+    }
     fs::write(&path, said).with_context(|| format!("write {}", path.display()))?;
     println!("wrote {COMMITTED}");
     Ok(())
@@ -54,7 +58,20 @@ fn describe(binary: &Path) -> Result<String> {
     if !json["paths"].is_object() {
         bail!("`insula openapi` prints no paths");
     }
-    Ok(format!("{json:#}\n"))
+    Ok(format!("{:#}\n", sorted(json)))
+}
+
+/// Keys in order of the alphabet, whatever features serde_json was compiled with.
+fn sorted(json: Value) -> Value {
+    match json {
+        Value::Object(fields) => {
+            let fields: BTreeMap<String, Value> =
+                fields.into_iter().map(|(name, value)| (name, sorted(value))).collect();
+            Value::Object(fields.into_iter().collect())
+        }
+        Value::Array(items) => Value::Array(items.into_iter().map(sorted).collect()),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => json,
+    }
 }
 
 /// A sentence about the first line that differs.
@@ -74,6 +91,13 @@ fn compare(committed: &str, said: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn keys_stand_in_one_order() {
+        let json = |text| serde_json::from_str::<Value>(text).expect("JSON");
+        let a = sorted(json(r#"{"b": [{"d": 1, "c": 2}], "a": 3}"#));
+        assert_eq!(a.to_string(), r#"{"a":3,"b":[{"c":2,"d":1}]}"#);
+    }
 
     #[test]
     fn drift_is_told_with_its_first_line() {
