@@ -2,25 +2,20 @@
 //!
 //! Only files of the repository are looked at; what lies on the web is not ours to test.
 
-use std::collections::BTreeSet;
+use std::fs;
 use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-use crate::process;
+use crate::{process, tree};
 
 pub fn check() -> Result<Vec<String>> {
     let root = process::root();
-    let mut git = process::command("git");
-    git.args(["ls-files", "-z", "--cached", "--others", "--exclude-standard"]);
-    let listed = String::from_utf8(process::output(&mut git)?).context("names of our files")?;
-    let files: BTreeSet<PathBuf> = listed.split_terminator('\0').map(PathBuf::from).collect();
     let mut found = Vec::new();
-    for page in files.iter().filter(|file| file.extension().is_some_and(|kind| kind == "md")) {
-        // A page that was deleted and not committed is listed, and no longer there.
-        if let Ok(text) = std::fs::read_to_string(root.join(page)) {
-            found.extend(dead_links(page, &text, |path| root.join(path).exists()));
-        }
+    for path in tree::files(&root, "md")? {
+        let text = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
+        let page = path.strip_prefix(&root).unwrap_or(&path);
+        found.extend(dead_links(page, &text, |path| root.join(path).exists()));
     }
     Ok(found)
 }

@@ -16,6 +16,7 @@ mod openapi;
 mod process;
 mod reason;
 mod source;
+mod tree;
 
 use std::process::ExitCode;
 

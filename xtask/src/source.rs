@@ -3,31 +3,6 @@
 //! Rules that look for a word must not trip over prose about it. This is not a parser: it knows
 //! comments, strings and character literals, and that is all it needs to know.
 
-use std::fs;
-use std::path::{Path, PathBuf};
-
-use anyhow::{Context, Result};
-
-/// Every `.rs` file below the folder, in order of path.
-pub fn files(folder: &Path) -> Result<Vec<PathBuf>> {
-    let mut found = Vec::new();
-    let mut folders = vec![folder.to_owned()];
-    while let Some(folder) = folders.pop() {
-        let entries =
-            fs::read_dir(&folder).with_context(|| format!("read {}", folder.display()))?;
-        for entry in entries {
-            let path = entry?.path();
-            if path.is_dir() {
-                folders.push(path);
-            } else if path.extension().is_some_and(|extension| extension == "rs") {
-                found.push(path);
-            }
-        }
-    }
-    found.sort();
-    Ok(found)
-}
-
 /// The same text, line for line, with comments and literals replaced by spaces.
 pub fn code_only(source: &str) -> String {
     let chars: Vec<char> = source.chars().collect();

@@ -13,7 +13,7 @@ use std::fs;
 
 use anyhow::{Context, Result};
 
-use crate::{metadata, process, source};
+use crate::{metadata, process, tree};
 
 /// Every breach, as a sentence that names the file and the way out.
 pub fn check() -> Result<Vec<String>> {
@@ -26,7 +26,7 @@ pub fn check() -> Result<Vec<String>> {
         let text = fs::read_to_string(&package.manifest)
             .with_context(|| format!("read {}", package.manifest.display()))?;
         found.extend(manifest::check(&shown(&package.manifest), &text));
-        for path in source::files(package.folder())? {
+        for path in tree::files(package.folder(), "rs")? {
             let text =
                 fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
             found.extend(token::check(&package.name, &shown(&path), &text));

@@ -43,6 +43,9 @@ const PACKAGES: &[Package] = &[
     },
 ];
 
+/// Seconds that we wait for another installer; a fresh machine often upgrades itself first.
+const DPKG_WAIT: &str = "DPkg::Lock::Timeout=300";
+
 /// Whether every package is there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Packages {
@@ -70,7 +73,9 @@ pub fn provide() -> Result<Packages> {
     }
     let apt = |words: &[&str]| {
         let mut apt = process::command("apt-get");
-        apt.args(["-q", "-y"]).args(words).env("DEBIAN_FRONTEND", "noninteractive");
+        apt.args(["-q", "-y", "-o", DPKG_WAIT])
+            .args(words)
+            .env("DEBIAN_FRONTEND", "noninteractive");
         process::run(&mut apt)
     };
     apt(&["update"]).context("the lists of packages could not be fetched")?;
