@@ -151,6 +151,12 @@ impl TryFrom<String> for Ipv4Cidr {
     }
 }
 
+impl From<Ipv4Addr> for Ipv4Cidr {
+    fn from(base: Ipv4Addr) -> Self {
+        Self { base, prefix: 32 }
+    }
+}
+
 impl From<Ipv4Cidr> for String {
     fn from(range: Ipv4Cidr) -> Self {
         range.to_string()
