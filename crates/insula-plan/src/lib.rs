@@ -1,1 +1,37 @@
-//! Decisions as pure functions: rollout, placement, routes, scale, drain.
+//! Decisions as pure functions: what to do next, and why the rest waits.
+//!
+//! In: a `World` and the time. Out: a `Plan` of actions that `insula-control` carries out, each of
+//! which may be repeated. No clock, no I/O, no logging, no randomness. Planning again after
+//! applying yields nothing; the tests hold that for every scenario.
+
+pub mod action;
+pub mod instances;
+pub mod placement;
+pub mod rollout;
+pub mod routes;
+pub mod runs;
+pub mod steady;
+pub mod target;
+pub mod why;
+pub mod world;
+
+pub use action::{Action, Plan, Wait};
+pub use world::{Edge, World};
+
+use insula_model::Timestamp;
+
+/// What to do next, and why the rest waits.
+pub fn plan(world: &World, now: Timestamp) -> Plan {
+    let mut plan = Plan::new(placement::Room::of(world));
+    for app in world.apps.values() {
+        rollout::step(world, app, now, &mut plan);
+        steady::step(world, app, now, &mut plan);
+    }
+    for run in world.runs.values() {
+        runs::step(world, run, now, &mut plan);
+    }
+    for instance in world.instances.values() {
+        instances::step(world, instance, now, &mut plan);
+    }
+    plan
+}

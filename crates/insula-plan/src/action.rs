@@ -1,0 +1,115 @@
+//! One step of a plan, as a value that can be printed, compared and refused.
+
+use insula_model::build::Artifact;
+use insula_model::deployment::Cause;
+use insula_model::observed::Exit;
+use insula_model::{
+    AppId, ComponentName, DeploymentId, InstanceId, NodeId, ReleaseId, RunId, Timestamp,
+};
+
+use crate::placement::Room;
+
+/// What is to be done. Each names the state that it starts from by what it carries; carrying it
+/// out on a world that has moved on changes nothing.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Action {
+    /// A later deployment of the same app won.
+    Supersede {
+        deployment: DeploymentId,
+        by: DeploymentId,
+    },
+    StartBuild {
+        deployment: DeploymentId,
+        node: NodeId,
+    },
+    /// A build that its node lost through no fault of its own.
+    RetryBuild {
+        deployment: DeploymentId,
+        node: NodeId,
+        attempt: u32,
+    },
+    /// Cut a new release and begin to start it.
+    CutRelease {
+        deployment: DeploymentId,
+        artifact: Artifact,
+    },
+    /// Begin to start a release that exists.
+    UseRelease {
+        deployment: DeploymentId,
+        release: ReleaseId,
+    },
+    Place {
+        app: AppId,
+        deployment: DeploymentId,
+        component: ComponentName,
+        node: NodeId,
+    },
+    /// The new instances take over in the routes; the others leave them.
+    Shift {
+        deployment: DeploymentId,
+        drain: Vec<InstanceId>,
+        warnings: Vec<String>,
+    },
+    GoLive {
+        deployment: DeploymentId,
+        warnings: Vec<String>,
+    },
+    Fail {
+        deployment: DeploymentId,
+        cause: Box<Cause>,
+    },
+    Drain {
+        instance: InstanceId,
+        why: &'static str,
+    },
+    Stop {
+        instance: InstanceId,
+        why: &'static str,
+    },
+    Forget {
+        instance: InstanceId,
+    },
+    StartRun {
+        run: RunId,
+        node: NodeId,
+    },
+    EndRun {
+        run: RunId,
+        exit: Exit,
+    },
+}
+
+/// Something that waits, and for what.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wait {
+    /// The id of a deployment, an app, a run or an instance.
+    pub subject: String,
+    pub reason: String,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Plan {
+    pub actions: Vec<Action>,
+    pub waits: Vec<Wait>,
+    /// When something is due that no message will announce.
+    pub next: Option<Timestamp>,
+    pub(crate) room: Room,
+}
+
+impl Plan {
+    pub(crate) fn new(room: Room) -> Self {
+        Self { actions: Vec::new(), waits: Vec::new(), next: None, room }
+    }
+
+    pub(crate) fn act(&mut self, action: Action) {
+        self.actions.push(action);
+    }
+
+    pub(crate) fn wait(&mut self, subject: impl ToString, reason: impl Into<String>) {
+        self.waits.push(Wait { subject: subject.to_string(), reason: reason.into() });
+    }
+
+    pub(crate) fn wake_at(&mut self, at: Timestamp) {
+        self.next = Some(self.next.map_or(at, |next| next.min(at)));
+    }
+}
