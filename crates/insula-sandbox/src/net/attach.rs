@@ -9,6 +9,7 @@ use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces};
 
 use super::config::{Attachment, NetConfig};
 use super::error::{NetError, tolerate};
+use super::flows;
 use super::host::{self, FAMILY};
 use super::netlink::Socket;
 use super::nft::{self, Element};
@@ -149,7 +150,8 @@ pub fn detach(attachment: &Attachment) -> Result<(), NetError> {
     let mut firewall = Socket::netfilter()?;
     let table = attachment.tag.table();
     let gone = [(SOURCES, vec![source(attachment)]), (MEMBERS, vec![member(attachment)])];
-    unregister(&mut firewall, &table, &gone)
+    unregister(&mut firewall, &table, &gone)?;
+    flows::forget(&mut firewall, attachment.address)
 }
 
 /// In one transaction, or, where some of it was gone already, piece by piece.
@@ -253,6 +255,11 @@ fn sweep_registrations(
         lists.iter().map(|(_, elements)| elements.len()).sum()
     };
     unregister(firewall, &table, &stale)?;
+    let members =
+        stale.iter().filter(|(set, _)| *set == MEMBERS).flat_map(|(_, elements)| elements);
+    for address in members.filter_map(nft::member_address) {
+        flows::forget(firewall, address)?;
+    }
     swept.stale += count(&stale);
     let back: Vec<_> = missing
         .iter()

@@ -21,6 +21,7 @@
 mod attach;
 mod config;
 mod error;
+mod flows;
 mod host;
 mod netlink;
 mod nft;

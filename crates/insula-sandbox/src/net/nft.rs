@@ -603,6 +603,11 @@ pub(super) fn member_element(address: Ipv4Addr, mark: u32) -> Element {
     Element { key, value: None }
 }
 
+pub(super) fn member_address(element: &Element) -> Option<Ipv4Addr> {
+    let octets: [u8; 4] = element.key.get(..4)?.try_into().ok()?;
+    Some(octets.into())
+}
+
 #[cfg(test)]
 #[cfg(target_endian = "little")]
 mod tests {

@@ -220,6 +220,34 @@ fn an_address_with_a_new_owner_is_closed_to_old_connections() {
 }
 
 #[test]
+fn the_outside_cannot_talk_on_to_the_next_owner_of_an_address() {
+    let Some(world) = World::new() else { return };
+    let conspirator = world.outside.run(|| UdpSocket::bind("0.0.0.0:9000").unwrap());
+    conspirator.set_read_timeout(Some(SILENCE)).unwrap();
+    for leave in [
+        (|world, here| world.host.run(|| detach(here)).unwrap()) as fn(&World, &Attachment),
+        |world, _| drop(world.host.run(|| sweep(&world.config, &[])).unwrap()),
+    ] {
+        let (old, here) = world.instance(2, RED);
+        let sender = old.run(|| UdpSocket::bind("0.0.0.0:5353").unwrap());
+        sender.send_to(b"open", (WORLD, 9000)).unwrap();
+        let (_, hole) = conspirator.recv_from(&mut [0; 16]).unwrap();
+        leave(&world, &here);
+
+        let (new, here) = world.instance(2, BLUE);
+        let victim = new.run(|| UdpSocket::bind("0.0.0.0:5353").unwrap());
+        victim.set_read_timeout(Some(SILENCE)).unwrap();
+        conspirator.send_to(b"stale", hole).unwrap();
+        let host = world.host.run(|| UdpSocket::bind("0.0.0.0:0").unwrap());
+        host.send_to(b"from the host", (here.address, 5353)).unwrap();
+        let mut buffer = [0; 16];
+        let (length, _) = victim.recv_from(&mut buffer).unwrap();
+        assert_eq!(&buffer[..length], b"from the host");
+        world.host.run(|| detach(&here)).unwrap();
+    }
+}
+
+#[test]
 fn the_host_answers_names_and_nothing_else() {
     let Some(world) = World::new() else { return };
     let (instance, _) = world.instance(2, RED);
@@ -305,19 +333,24 @@ fn an_interface_that_nobody_registered_gets_nowhere() {
     let Some(world) = World::new() else { return };
     let (instance, here) = world.instance(2, RED);
     let (_, other) = world.instance(3, RED);
-    let _server = world.outside.listen(Ipv4Addr::UNSPECIFIED, 443);
+    let server = world.outside.run(|| UdpSocket::bind("0.0.0.0:443").unwrap());
+    server.set_read_timeout(Some(SILENCE)).unwrap();
+    let client = instance.run(|| UdpSocket::bind("0.0.0.0:0").unwrap());
     world.host.run(|| {
         let table = world.config.tag().table();
         let source = nft::source_element(&here.interface, here.address, RED);
         let change = nft::delete_elements(Family::Inet, &table, rules::SOURCES, &[source]);
         Socket::netfilter().unwrap().commit("forget it", change).unwrap();
     });
-    assert_eq!(instance.connect((WORLD, 443)), Reach::Silence);
+    client.send_to(b"forgotten", (WORLD, 443)).unwrap();
 
     // Remembered again by the next sweep.
     let swept = world.host.run(|| sweep(&world.config, &[here, other])).unwrap();
     assert_eq!(swept, Swept { restored: 1, ..Swept::default() });
-    assert_eq!(instance.connect((WORLD, 443)), Reach::Yes);
+    client.send_to(b"remembered", (WORLD, 443)).unwrap();
+    let mut buffer = [0; 16];
+    let (length, _) = server.recv_from(&mut buffer).unwrap();
+    assert_eq!(&buffer[..length], b"remembered", "nothing came before it");
 }
 
 struct Running(Child);
