@@ -110,10 +110,10 @@ fn rebuild(config: &NetConfig, firewall: &mut Socket, doing: &str) -> Result<(),
     let table = config.tag().table();
     let mut changes = vec![nft::add_table(FAMILY, &table), nft::delete_table(FAMILY, &table)];
     changes.extend(ruleset(config));
-    for set in rules::SETS {
-        let elements = elements(firewall, &table, set.name)?;
+    for set in rules::REGISTERS {
+        let elements = elements(firewall, &table, set)?;
         if !elements.is_empty() {
-            changes.extend(nft::add_elements(FAMILY, &table, set.name, &elements));
+            changes.extend(nft::add_elements(FAMILY, &table, set, &elements));
         }
     }
     firewall.commit(doing, changes)

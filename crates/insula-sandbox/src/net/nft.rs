@@ -133,15 +133,50 @@ impl Verdict {
 /// What a rule does, step by step; a comparison or look-up that fails ends the rule.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Expression {
-    LoadMeta { what: Meta, into: Register },
-    LoadNetwork { offset: u32, length: u32, into: Register },
-    LoadTransport { offset: u32, length: u32, into: Register },
-    LoadConnectionState { into: Register },
-    Mask { register: Register, mask: [u8; 4] },
-    Equal { register: Register, value: Vec<u8> },
-    NotEqual { register: Register, value: Vec<u8> },
-    Find { set: &'static str, key: Register },
-    Map { map: &'static str, key: Register, into: Register },
+    LoadMeta {
+        what: Meta,
+        into: Register,
+    },
+    LoadNetwork {
+        offset: u32,
+        length: u32,
+        into: Register,
+    },
+    LoadTransport {
+        offset: u32,
+        length: u32,
+        into: Register,
+    },
+    LoadConnectionState {
+        into: Register,
+    },
+    Mask {
+        register: Register,
+        mask: [u8; 4],
+    },
+    Equal {
+        register: Register,
+        value: Vec<u8>,
+    },
+    NotEqual {
+        register: Register,
+        value: Vec<u8>,
+    },
+    Find {
+        set: &'static str,
+        key: Register,
+    },
+    Map {
+        map: &'static str,
+        key: Register,
+        into: Register,
+    },
+    /// Holds when the key's owner has more tracked flows than the limit; keeps count in the set.
+    FlowsOver {
+        set: &'static str,
+        key: Register,
+        limit: u32,
+    },
     Reset,
     Unreachable,
     Masquerade,
@@ -163,6 +198,7 @@ impl Expression {
             Self::Mask { .. } => "bitwise",
             Self::Equal { .. } | Self::NotEqual { .. } => "cmp",
             Self::Find { .. } | Self::Map { .. } => "lookup",
+            Self::FlowsOver { .. } => "dynset",
             Self::Reset | Self::Unreachable => "reject",
             Self::Masquerade => "masq",
             Self::Decide(_) => "immediate",
@@ -207,6 +243,14 @@ impl Expression {
             }
             Self::Map { map, key, into } => {
                 fields.string(1, map).net_u32(2, key.0).net_u32(3, into.0);
+            }
+            Self::FlowsOver { set, key, limit } => {
+                const OVER: u32 = 1;
+                fields.string(1, set).net_u32(3, 0).net_u32(4, key.0).nest(7, |counted| {
+                    counted.string(1, "connlimit").nest(2, |count| {
+                        count.net_u32(1, *limit).net_u32(2, OVER);
+                    });
+                });
             }
             Self::Reset => {
                 fields.net_u32(1, 1);
@@ -432,6 +476,8 @@ pub(super) enum SetKind {
     NameAndAddressToMark,
     /// Address . mark.
     AddressAndMark,
+    /// Address, filled by rules that count.
+    CountedAddress,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -442,6 +488,7 @@ pub(super) struct Set {
 
 pub(super) fn add_set(family: Family, table: &str, set: Set, id: u32) -> Message {
     const IS_MAP: u32 = 8;
+    const IS_DYNAMIC: u32 = 0x20;
     let mut message = Message::new(NEW_SET, REQUEST | ACK | CREATE, &header(family));
     message.string(1, table).string(2, set.name);
     match set.kind {
@@ -454,10 +501,19 @@ pub(super) fn add_set(family: Family, table: &str, set: Set, id: u32) -> Message
             message.net_u32(3, 0);
             message.net_u32(4, TYPE_ADDRESS << TYPE_BITS | TYPE_MARK).net_u32(5, 8);
         }
+        SetKind::CountedAddress => {
+            message.net_u32(3, IS_DYNAMIC).net_u32(4, TYPE_ADDRESS).net_u32(5, 4);
+            message.nest(9, |description| {
+                description.net_u32(1, COUNTED_MAX);
+            });
+        }
     }
     message.net_u32(10, id);
     message
 }
+
+/// As many as the largest pool has addresses.
+const COUNTED_MAX: u32 = 1 << 16;
 
 pub(super) fn list_sets(family: Family, table: &str) -> Message {
     let mut message = Message::new(GET_SET, REQUEST | DUMP, &header(family));

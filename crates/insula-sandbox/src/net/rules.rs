@@ -14,9 +14,20 @@ pub(super) const SOURCES: &str = "sources";
 /// Address . mark: who may be reached from which environment.
 pub(super) const MEMBERS: &str = "members";
 
-pub(super) const SETS: [Set; 2] = [
+/// Address → how many flows it has open.
+const FLOWS: &str = "flows";
+
+/// Tracked flows of one instance; some 130 new connections a second without reuse. The kernel's table has
+/// 262,144 places for the whole machine, and who could fill it would cut off everybody.
+pub(super) const FLOWS_PER_INSTANCE_MAX: u32 = 16_384;
+
+/// Where attachments are registered; the only sets whose elements we write.
+pub(super) const REGISTERS: [&str; 2] = [SOURCES, MEMBERS];
+
+pub(super) const SETS: [Set; 3] = [
     Set { name: SOURCES, kind: SetKind::NameAndAddressToMark },
     Set { name: MEMBERS, kind: SetKind::AddressAndMark },
+    Set { name: FLOWS, kind: SetKind::CountedAddress },
 ];
 
 const FROM_INSTANCE: &str = "from_instance";
@@ -75,6 +86,7 @@ const ICMP_ECHO_REQUEST: u8 = 8;
 const STATE_INVALID: u32 = 1;
 const STATE_ESTABLISHED: u32 = 2;
 const STATE_RELATED: u32 = 4;
+const STATE_NEW: u32 = 8;
 
 /// All rules of our table, in the order in which they are to stand in their chains.
 pub(super) fn rules(config: &NetConfig) -> Vec<Rule> {
@@ -103,6 +115,7 @@ fn input(ours: &Ours, config: &NetConfig, rules: &mut Vec<Rule>) {
     add(rules, INPUT, "not-ours", [ours.not_incoming(), vec![accept()]]);
     let answers = STATE_ESTABLISHED | STATE_RELATED;
     add(rules, INPUT, "answers", [state(answers), vec![accept()]]);
+    add(rules, INPUT, "too-many", [ipv4(), too_many_flows(), vec![jump(REFUSE)]]);
     for (name, protocol) in [("names-udp", PROTOCOL_UDP), ("names-tcp", PROTOCOL_TCP)] {
         let steps = [ipv4(), to_gateway(), transport(protocol), to_port(DNS_PORT), vec![accept()]];
         add(rules, INPUT, name, steps);
@@ -124,6 +137,8 @@ fn from_instance(ours: &Ours, config: &NetConfig, rules: &mut Vec<Rule>) {
     const CHAIN: &str = FROM_INSTANCE;
     // An untracked packet would leave with its private address.
     add(rules, CHAIN, "invalid", [state(STATE_INVALID), vec![Expression::Decide(Verdict::Drop)]]);
+    let too_many = [state(STATE_NEW), ipv4(), too_many_flows(), vec![jump(REFUSE)]];
+    add(rules, CHAIN, "too-many", too_many);
     // Asked for every packet, also of a known connection: the address may have a new owner.
     let neighbours = [ours.outgoing(), ipv4(), same_environment(), vec![accept()]];
     add(rules, CHAIN, "same-environment", neighbours);
@@ -262,6 +277,14 @@ fn state(any_of: u32) -> Vec<Expression> {
         Expression::LoadConnectionState { into: WORK },
         Expression::Mask { register: WORK, mask: any_of.to_ne_bytes() },
         Expression::NotEqual { register: WORK, value: vec![0; 4] },
+    ]
+}
+
+fn too_many_flows() -> Vec<Expression> {
+    let limit = FLOWS_PER_INSTANCE_MAX;
+    vec![
+        load_address(AddressOf::Source, WORK),
+        Expression::FlowsOver { set: FLOWS, key: WORK, limit },
     ]
 }
 

@@ -353,6 +353,29 @@ fn an_interface_that_nobody_registered_gets_nowhere() {
     assert_eq!(&buffer[..length], b"remembered", "nothing came before it");
 }
 
+#[test]
+fn a_flood_of_flows_is_refused_to_the_one_who_makes_it() {
+    let Some(world) = World::new() else { return };
+    let (flooder, here) = world.instance(2, RED);
+    let (neighbour, _) = world.instance(3, RED);
+    let _server = world.outside.listen(Ipv4Addr::UNSPECIFIED, 443);
+    let _inside = flooder.listen(Ipv4Addr::UNSPECIFIED, 80);
+    let names = (world.config.gateway(), 53);
+    let _resolver = world.host.listen(names.0, names.1);
+    assert_eq!(flooder.connect((WORLD, 443)), Reach::Yes);
+    assert_eq!(flooder.connect(names), Reach::Yes);
+    let flood = flooder.run(|| UdpSocket::bind("0.0.0.0:0").unwrap());
+    let ports = u16::try_from(rules::FLOWS_PER_INSTANCE_MAX).unwrap();
+    for port in 1..=ports {
+        // The outside says "port unreachable" to many of them; that is as good.
+        let _ = flood.send_to(b"!", (WORLD, 1_000 + port));
+    }
+    assert_eq!(flooder.connect((WORLD, 443)), Reach::Refused);
+    assert_eq!(flooder.connect(names), Reach::Refused);
+    assert_eq!(neighbour.connect((WORLD, 443)), Reach::Yes);
+    assert_eq!(world.host.connect((here.address, 80)), Reach::Yes, "it still serves");
+}
+
 struct Running(Child);
 
 impl Drop for Running {
