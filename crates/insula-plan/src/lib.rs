@@ -5,6 +5,7 @@
 //! applying yields nothing; the tests hold that for every scenario.
 
 pub mod action;
+pub mod effect;
 pub mod instances;
 pub mod placement;
 pub mod rollout;
@@ -19,6 +20,13 @@ pub use action::{Action, Plan, Wait};
 pub use world::{Edge, World};
 
 use insula_model::Timestamp;
+
+/// What was seen and decided last, for whoever asks why.
+#[derive(Debug, Clone)]
+pub struct View {
+    pub world: std::sync::Arc<World>,
+    pub plan: std::sync::Arc<Plan>,
+}
 
 /// What to do next, and why the rest waits.
 pub fn plan(world: &World, now: Timestamp) -> Plan {

@@ -44,7 +44,9 @@ pub(crate) fn step(world: &World, app: &App, _now: Timestamp, plan: &mut Plan) {
         // A single component that a deployment has asked to make way stays away.
         let replaced = spec.single && !under_way.is_empty();
         let still_there = spec.single
-            && world.instances_of(app.id).any(|i| i.component == *name && i.intent != Intent::Run);
+            && world.instances_of(app.id).any(|i| {
+                i.component == *name && (i.intent != Intent::Run || i.deployment != live.deployment)
+            });
         if have.len() >= want || replaced {
             continue;
         }

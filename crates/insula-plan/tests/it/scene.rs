@@ -1,0 +1,365 @@
+//! A world small enough to tell a story in, and a hand that carries actions out.
+
+use std::collections::BTreeMap;
+
+use insula_model::app::{App, Environment, Project};
+use insula_model::build::{Artifact, BuildPlan, BuildState, BuildStep};
+use insula_model::deployment::{Cause, CauseCode, Deployment, DeploymentState, PhaseMark, Source};
+use insula_model::feed::Change;
+use insula_model::instance::{Instance, Intent, Run, RunState};
+use insula_model::node::{Capacity, Node, NodeMode, RuntimeFound};
+use insula_model::observed::{Exit, ExitNote, InstancePhase, InstanceReport, Observed};
+use insula_model::spec::{AppSpec, ComponentKind, ComponentSpec, Runtime};
+use insula_model::tenancy::{Actor, Org, Quota};
+use insula_model::*;
+use insula_plan::effect::{Cut, Fresh, effect, write};
+use insula_plan::{Action, World};
+
+/// Passes after which a story that has not come to rest never will.
+const PASSES_MAX: usize = 50;
+
+pub struct Scene {
+    pub world: World,
+    pub now: Timestamp,
+    pub app: AppId,
+    made: u64,
+    names: BTreeMap<String, String>,
+}
+
+pub fn component(kind: ComponentKind, instances: u32) -> ComponentSpec {
+    let run = (kind != ComponentKind::Static).then(|| "serve".to_owned());
+    ComponentSpec { instances, run, ..ComponentSpec::of_kind(kind) }
+}
+
+pub fn spec(components: &[(&str, ComponentSpec)]) -> AppSpec {
+    let named = components.iter().map(|(n, c)| (n.parse().unwrap(), c.clone()));
+    AppSpec { app: None, components: named.collect() }
+}
+
+impl Scene {
+    /// One org, one app, one node with room for plenty, one gateway that follows at once.
+    pub fn new() -> Self {
+        let mut scene = Self {
+            world: World::new("localhost".parse().unwrap()),
+            now: Timestamp::from_millis(1_000_000),
+            app: AppId::from_parts(Timestamp::from_millis(1), [0; 10]),
+            made: 0,
+            names: BTreeMap::new(),
+        };
+        let (at, now) = (scene.parts(), scene.now);
+        let org = OrgId::from_parts(at.0, at.1);
+        let project = ProjectId::from_parts(at.0, at.1);
+        let environment = EnvironmentId::from_parts(at.0, at.1);
+        let rows = [
+            Change::Org(Box::new(Org {
+                id: org,
+                name: "acme".parse().unwrap(),
+                quota: Quota::default(),
+                created: now,
+            })),
+            Change::Project(Box::new(Project {
+                id: project,
+                org,
+                name: "default".parse().unwrap(),
+                created: now,
+            })),
+            Change::Environment(Box::new(Environment {
+                id: environment,
+                org,
+                project,
+                name: "production".parse().unwrap(),
+                created: now,
+            })),
+            Change::App(Box::new(App {
+                id: scene.app,
+                org,
+                project,
+                environment,
+                name: "shop".parse().unwrap(),
+                created: now,
+                running: true,
+                scale: BTreeMap::new(),
+                live: None,
+            })),
+        ];
+        rows.into_iter().for_each(|row| scene.world.apply(row));
+        scene.names.insert(scene.app.to_string(), "shop".into());
+        scene.node("a", Bytes::gib(8));
+        scene.world.edge.gateways = 1;
+        scene.world.edge.known = true;
+        scene
+    }
+
+    fn parts(&mut self) -> (Timestamp, [u8; 10]) {
+        self.made += 1;
+        let mut random = [0; 10];
+        random[2..].copy_from_slice(&self.made.to_be_bytes());
+        (self.now.plus(Millis(self.made)), random)
+    }
+
+    pub fn node(&mut self, name: &str, memory: Bytes) -> NodeId {
+        let (at, random) = self.parts();
+        let id = NodeId::from_parts(at, random);
+        let found =
+            |runtime| RuntimeFound { runtime, version: "1".into(), path: "/usr/bin".into() };
+        let node = Node {
+            id,
+            name: name.parse().unwrap(),
+            capacity: Capacity { cpu: MilliCpu(4_000), memory, instances: 200 },
+            mode: NodeMode::Full,
+            runtimes: vec![found(Runtime::Python), found(Runtime::Node)],
+            agent_version: "0".into(),
+            joined: at,
+            hello: at,
+        };
+        self.names.insert(id.to_string(), format!("node {name}"));
+        self.world.apply(Change::Node(Box::new(node)));
+        self.world.connected.insert(id);
+        id
+    }
+
+    pub fn deploy(&mut self, spec: AppSpec) -> DeploymentId {
+        self.deploy_with(spec, BuildPlan::default())
+    }
+
+    pub fn deploy_built(&mut self, spec: AppSpec) -> DeploymentId {
+        let step = BuildStep {
+            name: "install".into(),
+            runtime: Runtime::Python,
+            argv: vec!["true".into()],
+            env: BTreeMap::new(),
+            dir: String::new(),
+        };
+        self.deploy_with(spec, BuildPlan { steps: vec![step], warnings: vec![] })
+    }
+
+    fn deploy_with(&mut self, spec: AppSpec, plan: BuildPlan) -> DeploymentId {
+        let manifest = Digest::from_sha256([1; 32]);
+        let size = Bytes(1);
+        self.start(Source::Folder { manifest, size, spec: Box::new(spec), plan })
+    }
+
+    pub fn start(&mut self, source: Source) -> DeploymentId {
+        let (at, random) = self.parts();
+        let id = DeploymentId::from_parts(at, random);
+        let org = self.world.apps[&self.app].org;
+        let row = Deployment {
+            id,
+            org,
+            app: self.app,
+            source,
+            state: DeploymentState::Queued,
+            build: None,
+            release: None,
+            previous: None,
+            actor: Actor::Operator,
+            trace: String::new(),
+            created: self.now,
+            updated: self.now,
+            phases: Vec::<PhaseMark>::new(),
+            warnings: vec![],
+        };
+        let count = self.names.values().filter(|n| n.starts_with('d')).count() + 1;
+        self.names.insert(id.to_string(), format!("d{count}"));
+        self.world.apply(Change::Deployment(Box::new(row)));
+        id
+    }
+
+    pub fn run_job(&mut self, component: &str) -> RunId {
+        let (at, random) = self.parts();
+        let id = RunId::from_parts(at, random);
+        let app = &self.world.apps[&self.app];
+        let row = Run {
+            id,
+            org: app.org,
+            app: app.id,
+            component: component.parse().unwrap(),
+            release: app.live.as_ref().unwrap().release,
+            command: None,
+            state: RunState::Queued,
+            instance: None,
+            created: self.now,
+            ended: None,
+        };
+        self.names.insert(id.to_string(), "the run".into());
+        self.world.apply(Change::Run(Box::new(row)));
+        id
+    }
+
+    pub fn instances(&self) -> Vec<Instance> {
+        self.world.instances.values().cloned().collect()
+    }
+
+    /// Instances of a deployment that should run.
+    pub fn running(&self, deployment: DeploymentId) -> Vec<InstanceId> {
+        let of = |i: &&Instance| i.deployment == deployment && i.intent == Intent::Run;
+        self.world.instances.values().filter(of).map(|i| i.id).collect()
+    }
+
+    pub fn report(&mut self, id: InstanceId, change: impl FnOnce(&mut InstanceReport)) {
+        let now = self.now;
+        let row = self.world.instances.get_mut(&id).expect("the instance is there");
+        let mut report = row.observed.present().cloned().unwrap_or(InstanceReport {
+            id,
+            phase: InstancePhase::Starting,
+            endpoint: None,
+            restarts: 0,
+            exits_before_ready: 0,
+            last_exit: None,
+            started: Some(now),
+            ready_since: None,
+            warnings: vec![],
+        });
+        change(&mut report);
+        row.observed = Observed::Present { value: report, seen: now };
+    }
+
+    pub fn ready(&mut self, id: InstanceId) {
+        let now = self.now;
+        self.report(id, |r| {
+            r.phase = InstancePhase::Ready;
+            r.endpoint = Some(([10, 0, 0, 1], 8080).into());
+            r.ready_since = r.ready_since.or(Some(now));
+        });
+    }
+
+    pub fn exit_early(&mut self, id: InstanceId, code: i32) {
+        let at = self.now;
+        self.report(id, |r| {
+            r.exits_before_ready += 1;
+            let tail = vec!["Traceback: no module named shop".to_owned()];
+            r.last_exit = Some(ExitNote { exit: Exit::Code { code }, at, tail });
+            r.phase = InstancePhase::BackingOff { until: at };
+        });
+    }
+
+    pub fn all_ready(&mut self) {
+        for instance in self.instances() {
+            if instance.intent == Intent::Run {
+                self.ready(instance.id);
+            }
+        }
+    }
+
+    /// Every node says that what was told to stop is gone.
+    pub fn all_stopped_are_gone(&mut self) {
+        let seen = self.now;
+        for row in self.world.instances.values_mut() {
+            if matches!(row.intent, Intent::Stop { .. }) {
+                row.observed = Observed::Absent { seen };
+            }
+        }
+    }
+
+    pub fn gateway_follows(&mut self) {
+        let table = insula_plan::routes::table(&self.world);
+        let routed: std::collections::BTreeSet<InstanceId> =
+            table.routes.iter().flat_map(|r| r.endpoints.iter().map(|e| e.instance)).collect();
+        self.world.edge.routed_by_all = routed.clone();
+        self.world.edge.routed_by_any = routed;
+    }
+
+    pub fn build_ends(&mut self, state: impl FnOnce() -> BuildState) {
+        let build = self.world.builds.values_mut().next_back().expect("there is a build");
+        build.state = state();
+    }
+
+    pub fn built() -> BuildState {
+        let artifact = Artifact {
+            source: Digest::from_sha256([1; 32]),
+            built: Some(Digest::from_sha256([2; 32])),
+            size: Bytes(2),
+        };
+        BuildState::Done { artifact }
+    }
+
+    pub fn build_failed(code: CauseCode) -> BuildState {
+        BuildState::Failed { cause: Cause::new(code, "pip said no") }
+    }
+
+    pub fn later(&mut self, span: Millis) {
+        self.now = self.now.plus(span);
+    }
+
+    /// Plans and carries out until nothing is left to do; tells what was done and what waits.
+    pub fn settle(&mut self) -> String {
+        let mut said = String::new();
+        for _ in 0..PASSES_MAX {
+            let plan = insula_plan::plan(&self.world, self.now);
+            if plan.actions.is_empty() {
+                for wait in &plan.waits {
+                    said += &format!("wait {}: {}\n", self.name(&wait.subject), wait.reason);
+                }
+                let again = insula_plan::plan(&self.world, self.now);
+                assert!(again.actions.is_empty(), "planning again after applying yields nothing");
+                return self.told(&said);
+            }
+            for action in plan.actions {
+                said += &format!("{}\n", self.tell(&action));
+                let parts: Vec<_> = (0..3).map(|_| self.parts()).collect();
+                let fresh = Fresh {
+                    build: BuildId::from_parts(parts[0].0, parts[0].1),
+                    release: ReleaseId::from_parts(parts[1].0, parts[1].1),
+                    instance: InstanceId::from_parts(parts[2].0, parts[2].1),
+                };
+                let number = self.world.releases.len() as u32 + 1;
+                let cut = Cut { number, ..Cut::default() };
+                let effect = effect(&self.world, &action, self.now, fresh, &cut);
+                effect.writes.iter().for_each(|w| write(&mut self.world, w));
+                for instance in self.world.instances.values() {
+                    let count = self.names.values().filter(|n| n.starts_with('i')).count() + 1;
+                    let name = || format!("i{count} ({})", instance.component);
+                    self.names.entry(instance.id.to_string()).or_insert_with(name);
+                }
+            }
+        }
+        panic!("it never comes to rest:\n{said}");
+    }
+
+    fn told(&self, said: &str) -> String {
+        let mut said = said.to_owned();
+        for (id, name) in &self.names {
+            said = said.replace(id, name);
+        }
+        said
+    }
+
+    fn name(&self, id: &str) -> String {
+        self.names.get(id).cloned().unwrap_or_else(|| id.to_owned())
+    }
+
+    fn tell(&self, action: &Action) -> String {
+        let n = |id: &dyn std::fmt::Display| self.name(&id.to_string());
+        match action {
+            Action::Supersede { deployment, by } => {
+                format!("supersede {} by {}", n(deployment), n(by))
+            }
+            Action::StartBuild { deployment, node } => {
+                format!("build {} on {}", n(deployment), n(node))
+            }
+            Action::RetryBuild { deployment, attempt, .. } => {
+                format!("build {} again, attempt {attempt}", n(deployment))
+            }
+            Action::CutRelease { deployment, .. } => format!("cut a release for {}", n(deployment)),
+            Action::UseRelease { deployment, .. } => format!("use a release for {}", n(deployment)),
+            Action::Place { deployment, component, node, .. } => {
+                format!("place {component} of {} on {}", n(deployment), n(node))
+            }
+            Action::Shift { deployment, drain, .. } => {
+                let out: Vec<String> = drain.iter().map(|i| n(i)).collect();
+                format!("shift to {}, drain {out:?}", n(deployment))
+            }
+            Action::GoLive { deployment, warnings } => {
+                format!("{} is live {warnings:?}", n(deployment))
+            }
+            Action::Fail { deployment, cause } => {
+                format!("{} failed: {}: {}", n(deployment), cause.code.as_str(), cause.message)
+            }
+            Action::Drain { instance, why } => format!("drain {}: {why}", n(instance)),
+            Action::Stop { instance, why } => format!("stop {}: {why}", n(instance)),
+            Action::Forget { instance } => format!("forget {}", n(instance)),
+            Action::StartRun { run, node } => format!("start {} on {}", n(run), n(node)),
+            Action::EndRun { run, exit } => format!("{} ended: {exit}", n(run)),
+        }
+    }
+}
