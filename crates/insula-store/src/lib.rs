@@ -1,1 +1,53 @@
-//! The only SQL: migrations, queries, the commit-ordered feed, leases.
+//! The only SQL of Insula: rows in, words of the model out.
+//!
+//! A caller brings a closure over a transaction (`Store::read`, `Store::write`) and calls the typed
+//! functions of the modules below inside it. Acknowledged is durable: `write` answers only once its
+//! commit is on the disk; commits are made in groups. What the control plane needs to know of a
+//! mutation is told in the commit-ordered `feed`, written in the same transaction.
+//!
+//! Every function that reads or changes a row of an org takes the org too, so that a stranger's id
+//! is simply not found; what looks across orgs says so in its name. Nothing here reads a clock or
+//! makes an id, decides who may do what, or knows how a secret is sealed.
+
+pub mod apps;
+mod backup;
+pub mod blobs;
+pub mod builds;
+pub mod data_keys;
+pub mod deployments;
+pub mod domains;
+pub mod environments;
+mod error;
+pub mod events;
+pub mod feed;
+mod group;
+mod hosts;
+pub mod idempotency;
+pub mod instances;
+pub mod invitations;
+pub mod members;
+mod migrate;
+pub mod nodes;
+mod page;
+pub mod projects;
+pub mod quotas;
+pub mod releases;
+pub mod runs;
+pub mod secrets;
+mod sql;
+mod sqlite;
+mod store;
+pub mod sweep;
+pub mod tokens;
+mod tx;
+pub mod users;
+pub mod variables;
+
+pub mod orgs;
+
+pub use backup::{RestoreError, restore};
+pub use error::{Kind, OpenError, StoreError, WriteError};
+pub use page::{Cursor, Page, Paged};
+pub use sqlite::DbError;
+pub use store::{Store, StoreConfig};
+pub use tx::{SecretHash, Tx};

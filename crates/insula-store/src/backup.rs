@@ -1,0 +1,200 @@
+//! Copies of the whole database, taken while it is used, and proved before they are.
+//!
+//! A backup holds hashes and sealed values, and no key: the master key is a file of its own, which
+//! backups leave out.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use rusqlite::backup::{Backup, StepResult};
+
+use crate::error::StoreError;
+use crate::migrate::{MIGRATIONS, known};
+use crate::sqlite::{Access, DbError, Format, Sqlite};
+use crate::store::Store;
+
+/// Nodes and gateways may hold generations from after the backup was taken, and refuse older ones.
+/// A store that was restored goes on from beyond all of them: this is a thousand commits a second
+/// for seven weeks.
+const RESTORED_GENERATIONS_SKIPPED: u64 = 1 << 32;
+
+#[derive(Debug, thiserror::Error)]
+pub enum RestoreError {
+    #[error("{doing} {}", path.display())]
+    File {
+        doing: &'static str,
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("copy the database {} to {}", from.display(), to.display())]
+    Copy {
+        from: PathBuf,
+        to: PathBuf,
+        #[source]
+        source: DbError,
+    },
+    #[error("{} is there already; move it away first", path.display())]
+    Exists { path: PathBuf },
+    #[error("{} is not a backup of Insula", path.display())]
+    Foreign { path: PathBuf },
+    #[error("{} has format {found}, and this version of insula knows formats up to {known}", path.display())]
+    Newer { path: PathBuf, found: u32, known: u32 },
+    #[error("{} is damaged: {first}", path.display())]
+    Damaged { path: PathBuf, first: String },
+    #[error("write to the copy {}", path.display())]
+    Write {
+        path: PathBuf,
+        #[source]
+        source: StoreError,
+    },
+    #[error("the task that copied was aborted")]
+    Aborted,
+}
+
+impl Store {
+    /// Writes a consistent copy while others read and write. `to` must not exist; it appears only
+    /// when it is whole, proved and on the disk.
+    pub async fn backup_to(&self, to: impl Into<PathBuf>) -> Result<(), RestoreError> {
+        let (store, to) = (self.clone(), to.into());
+        let copied = tokio::task::spawn_blocking(move || store.backup_to_blocking(&to));
+        copied.await.map_err(|_| RestoreError::Aborted)?
+    }
+
+    pub fn backup_to_blocking(&self, to: &Path) -> Result<(), RestoreError> {
+        copy(self.path(), to)
+    }
+}
+
+/// Puts a backup where a store can be opened. Refuses what is damaged, foreign or too new, and a
+/// place where something is. `from` may be of an older format: opening it migrates it.
+pub fn restore(from: &Path, to: &Path) -> Result<(), RestoreError> {
+    match fs::metadata(from) {
+        Ok(_) => {}
+        Err(source) => {
+            return Err(RestoreError::File { doing: "read", path: from.to_owned(), source });
+        }
+    }
+    copy_and(from, to, |database| {
+        let write = || -> Result<(), StoreError> {
+            database.begin(Access::Write)?;
+            // Whoever followed the feed before begins with a snapshot.
+            database.execute(
+                "UPDATE counters SET value = ?1 + (
+                     SELECT value FROM counters WHERE name = 'feed')
+                 WHERE name IN ('feed', 'feed_trimmed')",
+                &[RESTORED_GENERATIONS_SKIPPED.into()],
+            )?;
+            database.execute("DELETE FROM feed", &[])?;
+            database.batch("COMMIT")
+        };
+        write().map_err(|source| RestoreError::Write { path: to.to_owned(), source })
+    })
+}
+
+/// A consistent, proved copy of a database that may be in use.
+pub(crate) fn copy(from: &Path, to: &Path) -> Result<(), RestoreError> {
+    copy_and(from, to, |_| Ok(()))
+}
+
+fn copy_and(
+    from: &Path,
+    to: &Path,
+    then: impl FnOnce(&Sqlite) -> Result<(), RestoreError>,
+) -> Result<(), RestoreError> {
+    if to.exists() {
+        return Err(RestoreError::Exists { path: to.to_owned() });
+    }
+    let partial = beside(to, "partial");
+    remove(&partial)?;
+    let outcome = fill(from, &partial, then).and_then(|()| publish(&partial, to));
+    if outcome.is_err() {
+        // The first error is the one to tell.
+        let _ = remove(&partial);
+    }
+    outcome
+}
+
+fn fill(
+    from: &Path,
+    partial: &Path,
+    then: impl FnOnce(&Sqlite) -> Result<(), RestoreError>,
+) -> Result<(), RestoreError> {
+    let file = |doing| move |source| RestoreError::File { doing, path: partial.to_owned(), source };
+    let failed =
+        |source| RestoreError::Copy { from: from.to_owned(), to: partial.to_owned(), source };
+    fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(partial)
+        .map_err(file("create"))?;
+    let source = Sqlite::open(from, Access::Read).map_err(failed)?;
+    let mut target = Sqlite::open(partial, Access::Write).map_err(failed)?;
+    copy_pages(&source, &mut target).map_err(failed)?;
+    match target.format().map_err(failed)? {
+        Format::Ours(found) if found <= known(MIGRATIONS) => {}
+        Format::Ours(found) => {
+            let known = known(MIGRATIONS);
+            return Err(RestoreError::Newer { path: from.to_owned(), found, known });
+        }
+        Format::Empty | Format::Foreign => {
+            return Err(RestoreError::Foreign { path: from.to_owned() });
+        }
+    }
+    if let Some(first) = target.problems().map_err(failed)?.into_iter().next() {
+        return Err(RestoreError::Damaged { path: from.to_owned(), first });
+    }
+    then(&target)?;
+    // One file, whole by itself: no log beside it that somebody could forget.
+    target.make_single().map_err(failed)
+}
+
+/// In one step: a reader's view of a write-ahead log does not change under it, and does not keep
+/// anybody from writing.
+fn copy_pages(source: &Sqlite, target: &mut Sqlite) -> Result<(), DbError> {
+    let backup = Backup::new(source.connection(), target.connection_mut())?;
+    loop {
+        match backup.step(-1)? {
+            StepResult::Done => return Ok(()),
+            // The busy timeout has done the waiting.
+            _ => continue,
+        }
+    }
+}
+
+fn publish(partial: &Path, to: &Path) -> Result<(), RestoreError> {
+    let failed = |doing| move |source| RestoreError::File { doing, path: to.to_owned(), source };
+    File::open(partial).and_then(|file| file.sync_all()).map_err(failed("sync the copy for"))?;
+    fs::rename(partial, to).map_err(failed("name the copy"))?;
+    let folder = to.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let folder = folder.unwrap_or(Path::new("."));
+    File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed("sync the folder of"))
+}
+
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".");
+    name.push(suffix);
+    name.into()
+}
+
+/// A partial copy of ours, and what the database may have left beside it.
+fn remove(partial: &Path) -> Result<(), RestoreError> {
+    let mut paths = vec![partial.to_owned()];
+    for suffix in ["-journal", "-wal", "-shm"] {
+        let mut name = partial.as_os_str().to_owned();
+        name.push(suffix);
+        paths.push(name.into());
+    }
+    for path in paths {
+        match fs::remove_file(&path) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(source) => return Err(RestoreError::File { doing: "remove", path, source }),
+        }
+    }
+    Ok(())
+}

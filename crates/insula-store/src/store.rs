@@ -1,0 +1,235 @@
+//! The store as its users hold it: closures go in, answers come out.
+//!
+//! One thread owns the connection that writes (see `group`), a few have one each that reads.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+
+use insula_model::Generation;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::error::{OpenError, StoreError};
+use crate::events::{self, EventSeq};
+use crate::feed;
+use crate::group::{Heads, Mutation, Writer};
+use crate::migrate::{self, MIGRATIONS};
+use crate::sqlite::{Access, Sqlite};
+use crate::tx::Tx;
+
+/// Two cores and queries of microseconds: more readers would only hold more memory.
+const READERS_DEFAULT: usize = 2;
+/// Requests that wait for a thread of ours; more of them wait outside.
+const WAITING_MAX: usize = 1_024;
+
+#[derive(Debug, Clone)]
+pub struct StoreConfig {
+    pub path: PathBuf,
+    /// Threads that read, with a connection each. At least one.
+    pub readers: usize,
+}
+
+impl StoreConfig {
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self { path: path.into(), readers: READERS_DEFAULT }
+    }
+}
+
+/// A handle; clones share one store. Its threads end, work done, when the last one is dropped.
+#[derive(Debug, Clone)]
+pub struct Store(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    path: PathBuf,
+    /// Nothing once the store is being closed.
+    queues: Option<Queues>,
+    head: watch::Receiver<Generation>,
+    events: watch::Receiver<EventSeq>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+#[derive(Debug)]
+struct Queues {
+    write: mpsc::Sender<Box<dyn Mutation>>,
+    read: mpsc::Sender<Box<dyn Query>>,
+}
+
+impl Store {
+    /// Opens the database, made or migrated if need be. Blocks for as long as that takes.
+    pub fn open(config: StoreConfig) -> Result<Self, OpenError> {
+        Self::open_with(config, MIGRATIONS)
+    }
+
+    pub(crate) fn open_with(config: StoreConfig, migrations: &[&str]) -> Result<Self, OpenError> {
+        let StoreConfig { path, readers } = config;
+        let writer = Tx::new(migrate::open(&path, migrations)?);
+        let (head, head_seen) = watch::channel(feed::head(&writer).map_err(OpenError::Head)?);
+        let (events, events_seen) =
+            watch::channel(events::newest(&writer).map_err(OpenError::Head)?);
+        let mut threads = Vec::new();
+        let mut start = |name: String, work: Box<dyn FnOnce() + Send>| {
+            let thread = thread::Builder::new().name(name).spawn(work);
+            thread.map(|handle| threads.push(handle)).map_err(OpenError::Thread)
+        };
+
+        let (write, mutations) = mpsc::channel(WAITING_MAX);
+        let writer = Writer::new(writer, Heads { feed: head, events });
+        start("store-write".into(), Box::new(move || writer.run(mutations)))?;
+
+        let (read, queries) = mpsc::channel(WAITING_MAX);
+        let queries = Arc::new(Mutex::new(queries));
+        for reader in 0..readers.max(1) {
+            let open = Sqlite::open(&path, Access::Read);
+            let tx =
+                Tx::new(open.map_err(|source| OpenError::Open { path: path.clone(), source })?);
+            let queries = Arc::clone(&queries);
+            start(format!("store-read-{reader}"), Box::new(move || answer(&tx, &queries)))?;
+        }
+        Ok(Self(Arc::new(Shared {
+            path,
+            queues: Some(Queues { write, read }),
+            head: head_seen,
+            events: events_seen,
+            threads,
+        })))
+    }
+
+    /// Runs the closure over one unchanging view of everything that was acknowledged before.
+    pub async fn read<T, E, F>(&self, query: F) -> Result<T, E>
+    where
+        F: FnOnce(&Tx) -> Result<T, E> + Send + 'static,
+        T: Send + 'static,
+        E: From<StoreError> + Send + 'static,
+    {
+        let (query, answer) = Once::new(query);
+        self.queues()?.read.send(query).await.map_err(|_| StoreError::Closed)?;
+        answer.await.map_err(|_| StoreError::Closed)?
+    }
+
+    /// Runs the closure and answers once what it did is on the disk, or undone.
+    ///
+    /// An `Err` of the closure undoes all that it did, and nothing else. The closure may be run
+    /// again (when the commit of its group failed), so it must not do anything but change `Tx`. A
+    /// caller that stops waiting does not stop the mutation.
+    pub async fn write<T, E, F>(&self, mutation: F) -> Result<T, E>
+    where
+        F: Fn(&mut Tx) -> Result<T, E> + Send + 'static,
+        T: Send + 'static,
+        E: From<StoreError> + Send + 'static,
+    {
+        let (mutation, answer) = crate::group::mutation(mutation);
+        self.queues()?.write.send(mutation).await.map_err(|_| StoreError::Closed)?;
+        answer.await.map_err(|_| StoreError::Closed)?
+    }
+
+    /// `read` for a thread outside of a runtime.
+    pub fn read_blocking<T, E, F>(&self, query: F) -> Result<T, E>
+    where
+        F: FnOnce(&Tx) -> Result<T, E> + Send + 'static,
+        T: Send + 'static,
+        E: From<StoreError> + Send + 'static,
+    {
+        let (query, answer) = Once::new(query);
+        self.queues()?.read.blocking_send(query).map_err(|_| StoreError::Closed)?;
+        answer.blocking_recv().map_err(|_| StoreError::Closed)?
+    }
+
+    /// `write` for a thread outside of a runtime.
+    pub fn write_blocking<T, E, F>(&self, mutation: F) -> Result<T, E>
+    where
+        F: Fn(&mut Tx) -> Result<T, E> + Send + 'static,
+        T: Send + 'static,
+        E: From<StoreError> + Send + 'static,
+    {
+        let (mutation, answer) = crate::group::mutation(mutation);
+        self.queues()?.write.blocking_send(mutation).map_err(|_| StoreError::Closed)?;
+        answer.blocking_recv().map_err(|_| StoreError::Closed)?
+    }
+
+    /// The position of the last commit in the feed. A change of it is a wake.
+    pub fn head(&self) -> watch::Receiver<Generation> {
+        self.0.head.clone()
+    }
+
+    /// The position of the newest event. A change of it wakes those who follow a history.
+    pub fn events(&self) -> watch::Receiver<EventSeq> {
+        self.0.events.clone()
+    }
+
+    pub(crate) fn path(&self) -> &std::path::Path {
+        &self.0.path
+    }
+
+    fn queues(&self) -> Result<&Queues, StoreError> {
+        self.0.queues.as_ref().ok_or(StoreError::Closed)
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.queues = None;
+        let us = thread::current().id();
+        for thread in self.threads.drain(..) {
+            // A closure may have held the last handle; its thread cannot wait for itself.
+            if thread.thread().id() != us && thread.join().is_err() {
+                tracing::error!("a thread of the store panicked");
+            }
+        }
+    }
+}
+
+/// A query and where its answer goes, its types forgotten.
+trait Query: Send {
+    fn answer(self: Box<Self>, tx: &Tx);
+}
+
+struct Once<T, E, F> {
+    query: F,
+    answer: oneshot::Sender<Result<T, E>>,
+}
+
+impl<T, E, F> Once<T, E, F>
+where
+    F: FnOnce(&Tx) -> Result<T, E> + Send + 'static,
+    T: Send + 'static,
+    E: From<StoreError> + Send + 'static,
+{
+    fn new(query: F) -> (Box<dyn Query>, oneshot::Receiver<Result<T, E>>) {
+        let (answer, receiver) = oneshot::channel();
+        (Box::new(Self { query, answer }), receiver)
+    }
+}
+
+impl<T, E, F> Query for Once<T, E, F>
+where
+    F: FnOnce(&Tx) -> Result<T, E> + Send,
+    T: Send,
+    E: From<StoreError> + Send,
+{
+    fn answer(self: Box<Self>, tx: &Tx) {
+        let Self { query, answer } = *self;
+        let found = crate::group::caught(|| {
+            tx.database().begin(Access::Read)?;
+            query(tx)
+        });
+        // A read has nothing to commit; if even this fails, the next `BEGIN` says so.
+        if tx.database().in_transaction() {
+            if let Err(error) = tx.database().batch("ROLLBACK") {
+                tracing::warn!(%error, "a read transaction did not end");
+            }
+        }
+        // Nobody waits for it any more: nothing to do.
+        let _ = answer.send(found);
+    }
+}
+
+/// A reader's life.
+fn answer(tx: &Tx, queries: &Mutex<mpsc::Receiver<Box<dyn Query>>>) {
+    loop {
+        // The lock is held while waiting: whoever has it takes the next query.
+        let query = queries.lock().unwrap_or_else(PoisonError::into_inner).blocking_recv();
+        let Some(query) = query else { return };
+        query.answer(tx);
+    }
+}

@@ -1,0 +1,141 @@
+//! A transaction, as the modules of this crate see it.
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+use insula_model::Generation;
+
+use crate::error::StoreError;
+use crate::events::EventSeq;
+use crate::feed::Touch;
+use crate::sql::{Row, Select, Value};
+use crate::sqlite::Sqlite;
+
+/// An open transaction. Reading takes `&Tx`, changing takes `&mut Tx`.
+///
+/// It is used by the functions of this crate's modules; it has none of its own for callers, so no
+/// statement is written anywhere else.
+pub struct Tx {
+    database: Sqlite,
+    /// Rows whose change must be told, since the last `take_touched`.
+    touched: BTreeSet<Touch>,
+    /// Where the feed and the events stand after what was done so far, if that moved them.
+    heads: (Option<Generation>, Option<EventSeq>),
+}
+
+impl fmt::Debug for Tx {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tx").field("touched", &self.touched).finish_non_exhaustive()
+    }
+}
+
+impl Tx {
+    pub(crate) fn new(database: Sqlite) -> Self {
+        Self { database, touched: BTreeSet::new(), heads: (None, None) }
+    }
+
+    pub(crate) fn database(&self) -> &Sqlite {
+        &self.database
+    }
+
+    pub(crate) fn query<T>(
+        &self,
+        sql: &str,
+        params: &[Value],
+        map: impl FnMut(&mut Row<'_>) -> Result<T, StoreError>,
+    ) -> Result<Vec<T>, StoreError> {
+        self.database.query(sql, params, map)
+    }
+
+    pub(crate) fn select<T>(
+        &self,
+        select: &Select,
+        map: impl FnMut(&mut Row<'_>) -> Result<T, StoreError>,
+    ) -> Result<Vec<T>, StoreError> {
+        self.database.query(select.sql(), select.params(), map)
+    }
+
+    /// The row, for a query that finds one at most.
+    pub(crate) fn find<T>(
+        &self,
+        sql: &str,
+        params: &[Value],
+        map: impl FnMut(&mut Row<'_>) -> Result<T, StoreError>,
+    ) -> Result<Option<T>, StoreError> {
+        Ok(self.database.query(sql, params, map)?.pop())
+    }
+
+    /// Whether the query finds anything.
+    pub(crate) fn any(&self, sql: &str, params: &[Value]) -> Result<bool, StoreError> {
+        Ok(self.find(sql, params, |_| Ok(()))?.is_some())
+    }
+
+    pub(crate) fn execute(&mut self, sql: &str, params: &[Value]) -> Result<usize, StoreError> {
+        self.still_open()?;
+        self.database.execute(sql, params)
+    }
+
+    /// A statement that changes rows and returns something of them.
+    pub(crate) fn returning<T>(
+        &mut self,
+        sql: &str,
+        params: &[Value],
+        map: impl FnMut(&mut Row<'_>) -> Result<T, StoreError>,
+    ) -> Result<Vec<T>, StoreError> {
+        self.still_open()?;
+        self.database.query(sql, params, map)
+    }
+
+    /// After an error that undid the transaction, a closure that goes on regardless must not
+    /// change anything outside of one.
+    fn still_open(&self) -> Result<(), StoreError> {
+        if self.database.in_transaction() { Ok(()) } else { Err(StoreError::Undone) }
+    }
+
+    /// Notes that a row has changed, appeared or gone.
+    pub(crate) fn touch(&mut self, touch: impl Into<Touch>) {
+        self.touched.insert(touch.into());
+    }
+
+    pub(crate) fn heads(&self) -> (Option<Generation>, Option<EventSeq>) {
+        self.heads
+    }
+
+    pub(crate) fn forget_heads(&mut self) {
+        self.undo_to((None, None));
+    }
+
+    /// Forgets what a mutation did that is being undone.
+    pub(crate) fn undo_to(&mut self, heads: (Option<Generation>, Option<EventSeq>)) {
+        self.heads = heads;
+        self.touched.clear();
+    }
+
+    pub(crate) fn feed_moved(&mut self, head: Generation) {
+        self.heads.0 = Some(head);
+    }
+
+    pub(crate) fn events_moved(&mut self, newest: EventSeq) {
+        self.heads.1 = Some(newest);
+    }
+
+    pub(crate) fn take_touched(&mut self) -> BTreeSet<Touch> {
+        std::mem::take(&mut self.touched)
+    }
+}
+
+/// A one-way hash of a credential that was long and random: a token's, an invitation's.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct SecretHash(pub [u8; 32]);
+
+impl fmt::Debug for SecretHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SecretHash(…)")
+    }
+}
+
+impl From<&SecretHash> for Value {
+    fn from(hash: &SecretHash) -> Self {
+        Self::Blob(hash.0.to_vec())
+    }
+}
