@@ -40,15 +40,17 @@ impl Directory {
     /// `path/objects` holds the blobs, `path/staging` what is not one yet.
     pub(crate) fn open(path: &Path) -> Result<Self, BlobError> {
         let root = path.join("objects");
+        let is_new = !path.exists();
         fs::DirBuilder::new()
             .recursive(true)
             .mode(0o700)
             .create(&root)
             .map_err(BlobError::io("create folder", &root))?;
         let staging = Staging::open(&path.join("staging"))?;
-        // The folders above are the caller's; these two names in `path` are ours.
         sync_folder(path)?;
-        sync_folder(&root)?;
+        if let Some(above) = path.parent().filter(|above| is_new && !above.as_os_str().is_empty()) {
+            sync_folder(above)?;
+        }
         let durable = Mutex::new(BTreeSet::from([root.clone()]));
         Ok(Self { root, staging, durable })
     }

@@ -74,9 +74,10 @@ impl HttpService for Transport {
             let answer = tokio::time::timeout(ANSWER_TIMEOUT, self.client.request(request))
                 .await
                 .map_err(|late| HttpError::new(HttpErrorKind::Timeout, late))?
-                .map_err(|error| HttpError::new(kind_of(&error), error))?;
+                .map_err(|error| HttpError::new(kind_of(&error), Told::all(&error)))?;
             let (head, body) = answer.into_parts();
-            let body = body.map_err(|error| HttpError::new(HttpErrorKind::Interrupted, error));
+            let body =
+                body.map_err(|error| HttpError::new(HttpErrorKind::Interrupted, Told::all(&error)));
             Ok(HttpResponse::from_parts(head, HttpResponseBody::new(body)))
         })
     }
@@ -95,6 +96,25 @@ fn kind_of(error: &hyper_util::client::legacy::Error) -> HttpErrorKind {
         source = error.source();
     }
     HttpErrorKind::Request
+}
+
+/// An error with all its causes in one line: object_store prints the first alone, which for a
+/// certificate that nobody trusts is "client error (Connect)".
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Told(String);
+
+impl Told {
+    fn all(error: &dyn std::error::Error) -> Self {
+        let mut text = error.to_string();
+        let mut source = error.source();
+        while let Some(cause) = source {
+            text.push_str(": ");
+            text.push_str(&cause.to_string());
+            source = cause.source();
+        }
+        Self(text)
+    }
 }
 
 impl fmt::Debug for Transport {

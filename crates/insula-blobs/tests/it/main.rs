@@ -6,4 +6,5 @@ mod full;
 mod s3;
 mod server;
 mod shared;
+mod tls;
 mod trees;

@@ -9,6 +9,7 @@ use insula_blobs::{S3Config, SecretKey};
 use s3s::auth::SimpleAuth;
 use s3s::service::S3ServiceBuilder;
 use tempfile::TempDir;
+use tokio_rustls::TlsAcceptor;
 
 pub const ACCESS_KEY: &str = "AKIAINSULATEST";
 pub const SECRET_KEY: &str = "a-secret-key-of-the-test";
@@ -21,6 +22,14 @@ pub struct Server {
 
 impl Server {
     pub async fn start() -> Self {
+        Self::listen(None).await
+    }
+
+    pub async fn start_with(tls: TlsAcceptor) -> Self {
+        Self::listen(Some(tls)).await
+    }
+
+    async fn listen(tls: Option<TlsAcceptor>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let root = folder.path().join("server");
         std::fs::create_dir_all(root.join("bucket")).unwrap();
@@ -28,13 +37,21 @@ impl Server {
         builder.set_auth(SimpleAuth::from_single(ACCESS_KEY, SECRET_KEY));
         let service = builder.build();
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let endpoint = format!("http://{}", listener.local_addr().unwrap());
+        let scheme = if tls.is_some() { "https" } else { "http" };
+        let endpoint = format!("{scheme}://{}", listener.local_addr().unwrap());
         let serving = tokio::spawn(async move {
             while let Ok((socket, _)) = listener.accept().await {
-                let service = service.clone();
+                let (service, tls) = (service.clone(), tls.clone());
                 tokio::spawn(async move {
-                    let _ =
-                        http1::Builder::new().serve_connection(TokioIo::new(socket), service).await;
+                    let http = http1::Builder::new();
+                    // A client that breaks off is part of the stories.
+                    let _ = match tls {
+                        None => http.serve_connection(TokioIo::new(socket), service).await,
+                        Some(tls) => {
+                            let Ok(socket) = tls.accept(socket).await else { return };
+                            http.serve_connection(TokioIo::new(socket), service).await
+                        }
+                    };
                 });
             }
         });
