@@ -1,1 +1,17 @@
-//! Source to artifact: detection, runtimes, insula.toml, archives.
+//! Source to artifact: detection, runtimes, `insula.toml`, folders and archives.
+//!
+//! `detect` decides, from a small view of a source, what runs and what is built for it; it does no
+//! I/O. `folder` reads what a developer has on disk. Nothing here talks to a network, starts a
+//! process or stores anything.
+
+pub mod detect;
+pub mod problem;
+pub mod procfile;
+pub mod runtime;
+pub mod source;
+pub mod spec_file;
+
+pub use detect::{Detected, detect};
+pub use problem::{Problem, Problems};
+pub use runtime::{found_in_usr, runtime_hint};
+pub use source::{SourceFile, SourceView, WANTED};

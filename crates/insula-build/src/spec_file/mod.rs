@@ -1,0 +1,75 @@
+//! Reads `insula.toml`: what stands in it, and every mistake of it. Pure.
+//!
+//! Nothing is filled in here and the source is not looked at; that is detection's part
+//! (see `detect::described`), as are the rules that span components.
+
+mod component;
+mod reader;
+mod suggest;
+
+use std::collections::BTreeMap;
+
+use insula_model::limits::COMPONENTS_MAX;
+use insula_model::{AppName, ComponentName};
+use toml_edit::Document;
+
+pub(crate) use component::normal_root;
+pub use component::{Component, Health, Route};
+pub use reader::SPEC_FILE;
+use reader::{Reader, Section};
+
+use crate::problem::{Problem, Problems};
+
+/// The only version of the file there is.
+const SCHEMA: u32 = 1;
+const TOP_KEYS: &[&str] = &["schema", "app", "components"];
+
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SpecFile {
+    pub app: Option<AppName>,
+    pub components: BTreeMap<ComponentName, Component>,
+}
+
+pub fn parse(text: &str) -> Result<SpecFile, Problems> {
+    let mut reader = Reader::new(text);
+    let document = Document::parse(text).map_err(|error| {
+        let line = reader.line(error.span());
+        let message = format!("not TOML: {}", error.message());
+        Problem::new(message).in_file(SPEC_FILE).at_line(line).fix("correct the line")
+    })?;
+    let file = read(&mut reader, &Section::top(document.as_table()));
+    let mut problems = reader.problems;
+    problems.sort_by_key(|problem| problem.line);
+    Problems::check(problems)?;
+    Ok(file)
+}
+
+fn read(reader: &mut Reader, top: &Section<'_>) -> SpecFile {
+    let mut file = SpecFile::default();
+    reader.only(top, TOP_KEYS);
+    if let Some(entry) = top.entry(reader, "schema") {
+        reader.whole(&entry, SCHEMA, SCHEMA, "the file's format, which can only be", "schema = 1");
+    }
+    if let Some(entry) = top.entry(reader, "app") {
+        file.app = reader.parsed(&entry, "app = \"shop\"");
+    }
+    let Some(entry) = top.entry(reader, "components") else { return file };
+    let Some(components) = reader.any_table(&entry, "[components.web]") else { return file };
+    let entries = components.entries(reader);
+    if entries.len() > COMPONENTS_MAX {
+        let message = format!("{} components; an app has {COMPONENTS_MAX} at most", entries.len());
+        reader.refuse(&entry, message, "make two apps of it");
+    }
+    for (name, entry) in entries.into_iter().take(COMPONENTS_MAX) {
+        let component = component::read(reader, &entry);
+        match name.parse::<ComponentName>() {
+            Ok(name) => {
+                file.components.extend(component.map(|component| (name, component)));
+            }
+            Err(error) => {
+                reader.refuse(&entry, error.to_string(), "write it as in `[components.web]`")
+            }
+        }
+    }
+    file
+}

@@ -1,0 +1,4 @@
+//! Detection over whole sources, folders and archives: everything that looks from outside.
+
+mod detection;
+mod show;
