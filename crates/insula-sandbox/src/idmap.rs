@@ -51,16 +51,18 @@ impl Owners {
     }
 }
 
-/// 0 on disk is the app's user; the app's number on disk is the sandbox's 0; the rest as it is.
+/// 0 on disk is the app's user; the app's number on disk is the sandbox's 0; the rest as it is. One
+/// number beyond the range is the host's root: the kernel makes an overlay's own entries as that.
 fn owner_map(base: u32, app: u32) -> String {
     let rest = crate::spec::UID_RANGE - app - 1;
     format!(
-        "0 {} 1\n1 {} {}\n{app} {base} 1\n{} {} {rest}\n",
+        "0 {} 1\n1 {} {}\n{app} {base} 1\n{} {} {rest}\n{} 0 1\n",
         base + app,
         base + 1,
         app - 1,
         app + 1,
-        base + app + 1
+        base + app + 1,
+        crate::spec::UID_RANGE
     )
 }
 
@@ -95,6 +97,9 @@ mod tests {
     #[test]
     fn the_owner_map_is_one_to_one() {
         let map = owner_map(1_000_000, 1000);
-        assert_eq!(map, "0 1001000 1\n1 1000001 999\n1000 1000000 1\n1001 1001001 64535\n");
+        assert_eq!(
+            map,
+            "0 1001000 1\n1 1000001 999\n1000 1000000 1\n1001 1001001 64535\n65536 0 1\n"
+        );
     }
 }

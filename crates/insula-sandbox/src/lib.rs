@@ -29,7 +29,8 @@
 //! `out` and `err` for reading, without blocking, and may come and go: when nobody reads, the init
 //! drops the oldest bytes rather than let the app stand still. After the app's end, when its record is
 //! written and all else in the sandbox is killed, the init waits up to five seconds for its last lines
-//! to be read; then it goes, and a FIFO that nobody has open loses what is in it.
+//! to be read; then it goes, and a FIFO that nobody has open loses what is in it. A keeper reads before
+//! it polls: a FIFO opened after the init has gone reads as ended but never polls so.
 
 mod cgroup;
 mod child;

@@ -264,7 +264,8 @@ impl Root<'_> {
             steps.push(Step::Bind {
                 source: text("dev/null"),
                 target: text(&format!("proc/{name}")),
-                attributes: READ_ONLY | MOUNT_ATTR_NOEXEC,
+                // A device, so that reading finds the end at once and is no error.
+                attributes: MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC,
                 recursive: false,
             });
         }

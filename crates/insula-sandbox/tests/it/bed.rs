@@ -68,11 +68,15 @@ impl Outcome {
 
 impl Bed {
     pub fn new() -> Self {
+        Self::in_mode(Mode::Root)
+    }
+
+    pub fn in_mode(mode: Mode) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let dir = tempfile::tempdir().expect("a folder");
         let parent = format!("insula-test-{}-{number}", std::process::id());
-        let config = RuntimeConfig::new(Mode::Root, dir.path().join("run"), parent.clone());
+        let config = RuntimeConfig::new(mode, dir.path().join("run"), parent.clone());
         let runtime = Runtime::open(config).expect("the runtime opens");
         let uid_base = (100 + std::process::id() % 20_000) * 65_536;
         Self { runtime, dir, parent, uid_base }
@@ -94,7 +98,10 @@ impl Bed {
                 tmp_bytes: 8 << 20,
                 shm_bytes: 8 << 20,
             },
-            network: Network::None,
+            network: match self.runtime.mode() {
+                Mode::Root => Network::None,
+                Mode::User => Network::Host,
+            },
             uid_base: self.uid_base,
             hostname: "web-1".into(),
             resolver: None,
@@ -203,11 +210,14 @@ pub fn read_to_end(mut file: File) -> String {
     let mut bytes = Vec::new();
     let mut piece = [0; 65_536];
     loop {
-        assert!(readable(&file) && Instant::now() < deadline, "the log ends");
+        // Reading comes first: a FIFO that never had a writer since it was opened does not poll
+        // as ended, but it reads as ended.
         match file.read(&mut piece) {
             Ok(0) => return String::from_utf8_lossy(&bytes).into_owned(),
             Ok(count) => bytes.extend_from_slice(&piece[..count]),
-            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                assert!(readable(&file) && Instant::now() < deadline, "the log ends");
+            }
             Err(error) => panic!("read the log: {error}"),
         }
     }

@@ -26,7 +26,10 @@ fn a_command_that_is_not_there_is_told_with_its_errno() {
     let bed = Bed::new();
     let outcome = bed.run(&bed.spec("test", &["no-such-command"]));
     let Fate::Ended(exit) = outcome.fate else { panic!("{:?}", outcome.fate) };
-    assert_eq!(exit.cause, ExitCause::ExecFailed { errno: rustix::io::Errno::NOENT.raw_os_error() });
+    assert_eq!(
+        exit.cause,
+        ExitCause::ExecFailed { errno: rustix::io::Errno::NOENT.raw_os_error() }
+    );
 }
 
 #[test]
@@ -111,7 +114,8 @@ fn orphans_are_reaped_and_end_with_the_app() {
         return;
     }
     let bed = Bed::new();
-    let script = "(sh -c 'sleep 0 & exit' ); (sleep 1000 &) ; echo ready; read x < /dev/zero & wait";
+    let script =
+        "(sh -c 'sleep 0 & exit' ); (sleep 1000 &) ; echo ready; read x < /dev/zero & wait";
     let record = bed.runtime.launch(&bed.shell("test", script)).unwrap();
     let mut out = bed.reader(&bed.runtime.dir(&record.id).out());
     assert_eq!(read_line(&mut out), "ready");
@@ -203,7 +207,12 @@ fn a_build_leaves_its_product_on_disk() {
     next.app.lower = vec![upper];
     next.binds = spec.binds.clone();
     let outcome = bed.run(&next);
-    assert_eq!((outcome.out.as_str(), outcome.code()), ("sourcekept\n", Some(0)), "{}", outcome.err);
+    assert_eq!(
+        (outcome.out.as_str(), outcome.code()),
+        ("sourcekept\n", Some(0)),
+        "{}",
+        outcome.err
+    );
 }
 
 #[test]
