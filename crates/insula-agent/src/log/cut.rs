@@ -38,8 +38,8 @@ impl LineCutter {
             let (piece, step, more) = match newline {
                 Some(n) if n <= room => (&rest[..n], n + 1, false),
                 // Cut only once a byte is there that does not fit: exactly the limit is a whole line.
-                Some(_) | None if rest.len() > room => (&rest[..room], room, true),
-                Some(_) | None => {
+                _ if rest.len() > room => (&rest[..room], room, true),
+                _ => {
                     self.partial.extend_from_slice(rest);
                     break;
                 }
@@ -62,7 +62,6 @@ impl LineCutter {
 
     /// The unfinished line, which is forgotten; none if nothing was written since the last newline.
     pub fn finish(&mut self) -> Option<Vec<u8>> {
-        self.skipping = false;
         if self.partial.is_empty() {
             return None;
         }
@@ -74,9 +73,9 @@ impl LineCutter {
         &self.partial
     }
 
-    /// Forgets everything up to the next newline: the start of that line was dropped.
-    pub fn skip_line(&mut self) {
-        self.skipping = true;
+    /// Whether to forget everything up to the next newline: the start of that line was dropped.
+    pub fn skip_line(&mut self, skip: bool) {
+        self.skipping = skip;
     }
 }
 
@@ -130,7 +129,7 @@ mod tests {
         assert_eq!(used, [3, 6]);
         assert_eq!(cutter.pending(), b"e");
         cutter.finish();
-        cutter.skip_line();
+        cutter.skip_line(true);
         assert_eq!(cutter.feed(b"lost", |_| panic!("skipped")), 4);
         let mut seen = Vec::new();
         assert_eq!(cutter.feed(b"too\nkept\n", |cut| seen.push(cut.bytes.to_vec())), 4);

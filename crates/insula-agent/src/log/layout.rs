@@ -31,12 +31,7 @@ impl LogRoot {
         self.0.join(app.to_string())
     }
 
-    pub fn instance(
-        &self,
-        app: AppId,
-        component: &ComponentName,
-        instance: InstanceId,
-    ) -> PathBuf {
+    pub fn instance(&self, app: AppId, component: &ComponentName, instance: InstanceId) -> PathBuf {
         self.app(app).join(component.as_str()).join(instance.to_string())
     }
 

@@ -32,6 +32,7 @@ pub use cursor::{Cursor, CursorError};
 pub use cut::{Cut, LINE_BYTES_MAX, LineCutter};
 pub use entry::{Entry, Stream};
 pub use follow::{Follower, LogWatch};
+pub(crate) use layout::folders;
 pub use layout::{LogRoot, SegmentName};
 pub use query::{LogQuery, PAGE_ENTRIES_MAX, Page, query, query_build, tail_lines};
 pub use redact::{REDACTED, Redactor, SECRET_BYTES_MIN};
