@@ -25,6 +25,7 @@ impl Keeper {
             .env(KEEPER_DATA, data)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
+            .stderr(Stdio::null())
             .spawn()
             .unwrap();
         Self(child)
@@ -37,6 +38,14 @@ impl Keeper {
 
     pub fn wait(&mut self) -> ExitStatus {
         self.0.wait().unwrap()
+    }
+
+    /// Waits until it is the one.
+    pub fn holds_the_lock(&self, data: &Path) {
+        eventually("the keeper to hold the lock", || {
+            let holder = std::fs::read_to_string(data.join("run/keeper.lock")).ok()?;
+            (holder.trim() == self.pid().to_string()).then_some(())
+        });
     }
 
     pub fn pid(&self) -> u32 {
