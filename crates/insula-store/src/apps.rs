@@ -43,6 +43,8 @@ fn read(row: &mut Row<'_>) -> Result<App, StoreError> {
 }
 
 /// Makes the app and takes its default host. Nothing is live in it yet, whatever `app.live` says.
+///
+/// After `HostTaken` nothing was done: the caller may try another id in the same transaction.
 pub fn create(tx: &mut Tx, app: &App, default_host: &HostName) -> Result<(), WriteError> {
     let environment = crate::environments::get(tx, app.org, app.environment)?;
     if environment.is_none_or(|environment| environment.project != app.project) {
@@ -51,6 +53,7 @@ pub fn create(tx: &mut Tx, app: &App, default_host: &HostName) -> Result<(), Wri
     if by_name(tx, app.org, app.environment, &app.name)?.is_some() {
         return Err(WriteError::NameTaken { kind: Kind::App, name: app.name.to_string() });
     }
+    hosts::claim(tx, app.org, app.id, default_host)?;
     let made = tx.execute(
         "INSERT INTO apps (id, org, project, environment, name, created, running, scale)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) ON CONFLICT (id) DO NOTHING",
@@ -68,7 +71,6 @@ pub fn create(tx: &mut Tx, app: &App, default_host: &HostName) -> Result<(), Wri
     if made == 0 {
         return Err(WriteError::Exists { kind: Kind::App });
     }
-    hosts::claim(tx, app.org, app.id, default_host)?;
     tx.touch(app.id);
     Ok(())
 }

@@ -64,6 +64,7 @@ impl Store {
     }
 
     pub fn backup_to_blocking(&self, to: &Path) -> Result<(), RestoreError> {
+        refuse_existing(to)?;
         copy(self.path(), to)
     }
 }
@@ -71,21 +72,23 @@ impl Store {
 /// Puts a backup where a store can be opened. Refuses what is damaged, foreign or too new, and a
 /// place where something is. `from` may be of an older format: opening it migrates it.
 pub fn restore(from: &Path, to: &Path) -> Result<(), RestoreError> {
-    match fs::metadata(from) {
-        Ok(_) => {}
-        Err(source) => {
-            return Err(RestoreError::File { doing: "read", path: from.to_owned(), source });
-        }
-    }
+    fs::metadata(from).map_err(|source| {
+        let path = from.to_owned();
+        RestoreError::File { doing: "read", path, source }
+    })?;
+    refuse_existing(to)?;
     copy_and(from, to, |database| {
         let write = || -> Result<(), StoreError> {
             database.begin(Access::Write)?;
             // Whoever followed the feed before begins with a snapshot.
             database.execute(
-                "UPDATE counters SET value = ?1 + (
-                     SELECT value FROM counters WHERE name = 'feed')
-                 WHERE name IN ('feed', 'feed_trimmed')",
+                "UPDATE counters SET value = value + ?1 WHERE name = 'feed'",
                 &[RESTORED_GENERATIONS_SKIPPED.into()],
+            )?;
+            database.execute(
+                "UPDATE counters SET value = (SELECT value FROM counters WHERE name = 'feed')
+                 WHERE name = 'feed_trimmed'",
+                &[],
             )?;
             database.execute("DELETE FROM feed", &[])?;
             database.batch("COMMIT")
@@ -94,7 +97,15 @@ pub fn restore(from: &Path, to: &Path) -> Result<(), RestoreError> {
     })
 }
 
-/// A consistent, proved copy of a database that may be in use.
+fn refuse_existing(to: &Path) -> Result<(), RestoreError> {
+    match fs::symlink_metadata(to) {
+        Ok(_) => Err(RestoreError::Exists { path: to.to_owned() }),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(source) => Err(RestoreError::File { doing: "look for", path: to.to_owned(), source }),
+    }
+}
+
+/// A consistent, proved copy of a database that may be in use, in place of what is at `to`.
 pub(crate) fn copy(from: &Path, to: &Path) -> Result<(), RestoreError> {
     copy_and(from, to, |_| Ok(()))
 }
@@ -104,9 +115,6 @@ fn copy_and(
     to: &Path,
     then: impl FnOnce(&Sqlite) -> Result<(), RestoreError>,
 ) -> Result<(), RestoreError> {
-    if to.exists() {
-        return Err(RestoreError::Exists { path: to.to_owned() });
-    }
     let partial = beside(to, "partial");
     remove(&partial)?;
     let outcome = fill(from, &partial, then).and_then(|()| publish(&partial, to));

@@ -2,7 +2,7 @@
 
 use insula_model::build::{Build, BuildState};
 use insula_model::schema;
-use insula_model::{AppId, BuildId, OrgId};
+use insula_model::{AppId, BuildId, DeploymentId, OrgId};
 
 use crate::error::{Kind, StoreError, WriteError};
 use crate::page::{self, Order, Page, Paged};
@@ -118,10 +118,14 @@ fn attempt(state: &BuildState) -> Option<u32> {
 }
 
 pub(crate) fn delete_of_app(tx: &mut Tx, app: AppId) -> Result<(), StoreError> {
-    let gone: Vec<BuildId> =
-        tx.returning("DELETE FROM builds WHERE app = ?1 RETURNING id", params![app], |row| {
-            row.parse()
-        })?;
-    gone.into_iter().for_each(|id| tx.touch(id));
+    tx.execute("DELETE FROM builds WHERE app = ?1", params![app])?;
+    Ok(())
+}
+
+pub(crate) fn delete_of_deployment(
+    tx: &mut Tx,
+    deployment: DeploymentId,
+) -> Result<(), StoreError> {
+    tx.execute("DELETE FROM builds WHERE deployment = ?1", params![deployment])?;
     Ok(())
 }

@@ -12,6 +12,9 @@ use crate::page::{self, Order, Page, Paged};
 use crate::sql::{Row, Select, params};
 use crate::tx::Tx;
 
+/// Ended deployments that an app keeps; one that fails every hour is remembered for six weeks.
+pub const KEPT_PER_APP: u32 = 1_000;
+
 const SELECT: &str = "SELECT doc FROM deployments";
 
 fn read(row: &mut Row<'_>) -> Result<Deployment, StoreError> {
@@ -26,6 +29,7 @@ fn source_release(source: &Source) -> Option<ReleaseId> {
     }
 }
 
+/// Also forgets the app's oldest ended deployments beyond `KEPT_PER_APP`, with their builds.
 pub fn create(tx: &mut Tx, deployment: &Deployment) -> Result<(), WriteError> {
     let d = deployment;
     if crate::apps::get(tx, d.org, d.app)?.is_none() {
@@ -57,12 +61,13 @@ pub fn create(tx: &mut Tx, deployment: &Deployment) -> Result<(), WriteError> {
     if made == 0 {
         return Err(WriteError::Exists { kind: Kind::Deployment });
     }
-    if let Source::Folder { manifest, size, .. } = &d.source {
-        if !d.state.is_final() {
-            blobs::hold(tx, d.org, *manifest, d.id, *size)?;
-        }
+    if let Source::Folder { manifest, size, .. } = &d.source
+        && !d.state.is_final()
+    {
+        blobs::hold(tx, d.org, *manifest, d.id, *size)?;
     }
     tell(tx, d);
+    trim(tx, d.app, KEPT_PER_APP)?;
     Ok(())
 }
 
@@ -185,14 +190,27 @@ pub(crate) fn touch_with_build(tx: &mut Tx, id: DeploymentId) -> Result<(), Stor
     Ok(())
 }
 
+fn trim(tx: &mut Tx, app: AppId, keep: u32) -> Result<(), StoreError> {
+    let gone: Vec<DeploymentId> = tx.returning(
+        "DELETE FROM deployments WHERE app = ?1 AND final = 1
+             AND id NOT IN (SELECT live_deployment FROM apps WHERE live_deployment IS NOT NULL)
+             AND id <= (SELECT id FROM deployments WHERE app = ?1 AND final = 1
+                        ORDER BY id DESC LIMIT 1 OFFSET ?2)
+         RETURNING id",
+        params![app, keep],
+        |row| row.parse(),
+    )?;
+    for id in gone {
+        crate::builds::delete_of_deployment(tx, id)?;
+    }
+    Ok(())
+}
+
 pub(crate) fn delete_of_app(tx: &mut Tx, app: AppId) -> Result<(), StoreError> {
     let gone: Vec<DeploymentId> =
         tx.returning("DELETE FROM deployments WHERE app = ?1 RETURNING id", params![app], |row| {
             row.parse()
         })?;
-    for id in gone {
-        blobs::let_go(tx, id)?;
-        tx.touch(id);
-    }
-    Ok(())
+    // Their end is told by the app's.
+    gone.into_iter().try_for_each(|id| blobs::let_go(tx, id))
 }

@@ -23,9 +23,9 @@ use crate::{
 
 /// Positions that are kept for readers who were away. A reader from before takes a snapshot,
 /// which costs about as much as reading this many changes.
-pub const KEPT: u64 = 100_000;
-/// Trimming looks at what it removes; doing it now and then costs less than each time.
-const TRIM_EVERY: u64 = 1_024;
+pub const KEPT_DEFAULT: u64 = 100_000;
+/// Trimming in so many steps of what is kept costs less than trimming each time.
+const TRIM_STEPS: u64 = 64;
 
 /// The reader is too far behind (or, after a restore, ahead): it takes a `snapshot`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -247,14 +247,15 @@ pub(crate) fn tell(tx: &mut Tx) -> Result<(), StoreError> {
         )?;
     }
     tx.feed_moved(Generation(last));
-    if (last - count) / TRIM_EVERY != last / TRIM_EVERY {
-        trim(tx, last.saturating_sub(KEPT))?;
+    let step = (tx.feed_kept / TRIM_STEPS).max(1);
+    if (last - count) / step != last / step {
+        trim(tx, last.saturating_sub(tx.feed_kept))?;
     }
     Ok(())
 }
 
 /// Forgets the positions up to and with `upto`.
-pub(crate) fn trim(tx: &mut Tx, upto: u64) -> Result<(), StoreError> {
+fn trim(tx: &mut Tx, upto: u64) -> Result<(), StoreError> {
     tx.execute("DELETE FROM feed WHERE seq <= ?1", params![upto])?;
     tx.execute(
         "UPDATE counters SET value = ?1 WHERE name = 'feed_trimmed' AND value < ?1",

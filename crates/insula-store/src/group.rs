@@ -6,6 +6,8 @@
 //! fit on the disk does not take its neighbours with it.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use insula_model::Generation;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -24,6 +26,13 @@ const GROUP_MAX: usize = 256;
 pub(crate) struct Heads {
     pub(crate) feed: watch::Sender<Generation>,
     pub(crate) events: watch::Sender<EventSeq>,
+}
+
+/// What the writer has done since the store was opened.
+#[derive(Debug, Default)]
+pub(crate) struct Counts {
+    pub(crate) mutations: AtomicU64,
+    pub(crate) commits: AtomicU64,
 }
 
 /// A mutation and where its answer goes, its types forgotten.
@@ -97,11 +106,12 @@ pub(crate) fn caught<T, E: From<StoreError>>(work: impl FnOnce() -> Result<T, E>
 pub(crate) struct Writer {
     tx: Tx,
     heads: Heads,
+    counts: Arc<Counts>,
 }
 
 impl Writer {
-    pub(crate) fn new(tx: Tx, heads: Heads) -> Self {
-        Self { tx, heads }
+    pub(crate) fn new(tx: Tx, heads: Heads, counts: Arc<Counts>) -> Self {
+        Self { tx, heads, counts }
     }
 
     /// Until every handle of the store is gone and all they asked for is done.
@@ -117,10 +127,17 @@ impl Writer {
     }
 
     fn settle(&mut self, mut group: Vec<Box<dyn Mutation>>) {
-        if let Err(error) = self.commit(&mut group) {
-            if let [only] = &mut group[..] {
-                only.fail(error);
-            } else {
+        match self.commit(&mut group) {
+            Ok(()) => {}
+            // Trying again would wait as long again, for each.
+            Err(StoreError::Locked(source)) => {
+                for one in &mut group {
+                    one.forget();
+                    one.fail(StoreError::Locked(source.clone()));
+                }
+            }
+            Err(error) if group.len() == 1 => group[0].fail(error),
+            Err(error) => {
                 tracing::warn!(%error, mutations = group.len(), "a group failed; trying singly");
                 for one in &mut group {
                     one.forget();
@@ -130,17 +147,19 @@ impl Writer {
                 }
             }
         }
+        self.counts.mutations.fetch_add(group.len() as u64, Ordering::Relaxed);
         group.into_iter().for_each(Mutation::answer);
     }
 
     /// All or, if the transaction as a whole failed, nothing.
     fn commit(&mut self, group: &mut [Box<dyn Mutation>]) -> Result<(), StoreError> {
-        self.tx.forget_heads();
+        self.tx.undo_to((None, None));
         let outcome = self.run_all(group);
         if outcome.is_err() && self.tx.database().in_transaction() {
             self.tx.database().batch("ROLLBACK")?;
         }
         outcome?;
+        self.counts.commits.fetch_add(1, Ordering::Relaxed);
         let (head, events) = self.tx.heads();
         if let Some(head) = head {
             self.heads.feed.send_replace(head);
@@ -152,6 +171,10 @@ impl Writer {
     }
 
     fn run_all(&mut self, group: &mut [Box<dyn Mutation>]) -> Result<(), StoreError> {
+        if self.tx.database().in_transaction() {
+            // An earlier rollback failed.
+            self.tx.database().batch("ROLLBACK")?;
+        }
         self.tx.database().begin(Access::Write)?;
         for mutation in group {
             self.tx.database().batch("SAVEPOINT mutation")?;

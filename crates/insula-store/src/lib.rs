@@ -49,5 +49,5 @@ pub use backup::{RestoreError, restore};
 pub use error::{Kind, OpenError, StoreError, WriteError};
 pub use page::{Cursor, Page, Paged};
 pub use sqlite::DbError;
-pub use store::{Store, StoreConfig};
+pub use store::{Store, StoreConfig, WriteCounts};
 pub use tx::{SecretHash, Tx};

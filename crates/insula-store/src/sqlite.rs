@@ -3,6 +3,7 @@
 //! The only file that names the driver, beside the backup; a second database gets a second one.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, ErrorCode, OpenFlags, params_from_iter};
@@ -22,9 +23,15 @@ const WAL_KEPT_BYTES: u32 = 16 << 20;
 const CACHE_KIB: u32 = 2_048;
 
 /// What the driver says, without its type.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 #[error(transparent)]
-pub struct DbError(#[from] rusqlite::Error);
+pub struct DbError(Arc<rusqlite::Error>);
+
+impl From<rusqlite::Error> for DbError {
+    fn from(error: rusqlite::Error) -> Self {
+        Self(Arc::new(error))
+    }
+}
 
 /// How a connection will be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -117,8 +124,8 @@ impl Sqlite {
         let mut out = Vec::new();
         while let Some(row) = rows.next().map_err(failed)? {
             let values = (0..columns)
-                .map(|column| Ok(value(row.get_ref(column)?)))
-                .collect::<Result<Vec<_>, rusqlite::Error>>()
+                .map(|column| value(column, row.get_ref(column)?))
+                .collect::<Result<Vec<_>, _>>()
                 .map_err(failed)?;
             out.push(map(&mut Row::new(sql, values))?);
         }
@@ -187,15 +194,21 @@ fn plain(path: &Path) -> PathBuf {
     if path.is_absolute() { path.to_owned() } else { Path::new(".").join(path) }
 }
 
-fn value(value: ValueRef<'_>) -> Value {
-    match value {
+fn value(column: usize, value: ValueRef<'_>) -> Result<Value, rusqlite::Error> {
+    let text = |error| {
+        rusqlite::Error::FromSqlConversionFailure(column, value.data_type(), Box::new(error))
+    };
+    Ok(match value {
         ValueRef::Null => Value::Null,
         ValueRef::Integer(value) => Value::Int(value),
-        // We store no fractions; a sum of ours is an integer.
-        ValueRef::Real(value) => Value::Int(value as i64),
-        ValueRef::Text(text) => Value::Text(String::from_utf8_lossy(text).into_owned()),
+        ValueRef::Text(bytes) => Value::Text(std::str::from_utf8(bytes).map_err(text)?.to_owned()),
         ValueRef::Blob(blob) => Value::Blob(blob.to_vec()),
-    }
+        // We store no fractions.
+        ValueRef::Real(_) => {
+            let name = String::from("a fraction");
+            return Err(rusqlite::Error::InvalidColumnType(column, name, value.data_type()));
+        }
+    })
 }
 
 impl rusqlite::ToSql for Value {
@@ -212,7 +225,7 @@ impl rusqlite::ToSql for Value {
 
 fn classify(sql: &str, error: rusqlite::Error) -> StoreError {
     let code = error.sqlite_error_code();
-    let source = DbError(error);
+    let source = DbError::from(error);
     match code {
         Some(ErrorCode::DiskFull) => StoreError::DiskFull(source),
         Some(ErrorCode::SystemIoFailure | ErrorCode::CannotOpen) => StoreError::Io(source),

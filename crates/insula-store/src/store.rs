@@ -3,6 +3,7 @@
 //! One thread owns the connection that writes (see `group`), a few have one each that reads.
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 
@@ -12,7 +13,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::error::{OpenError, StoreError};
 use crate::events::{self, EventSeq};
 use crate::feed;
-use crate::group::{Heads, Mutation, Writer};
+use crate::group::{Counts, Heads, Mutation, Writer};
 use crate::migrate::{self, MIGRATIONS};
 use crate::sqlite::{Access, Sqlite};
 use crate::tx::Tx;
@@ -27,11 +28,20 @@ pub struct StoreConfig {
     pub path: PathBuf,
     /// Threads that read, with a connection each. At least one.
     pub readers: usize,
+    /// Positions of the feed that are kept for readers who were away.
+    pub feed_kept: u64,
+}
+
+/// What the writer has done since the store was opened. Many mutations share a commit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WriteCounts {
+    pub mutations: u64,
+    pub commits: u64,
 }
 
 impl StoreConfig {
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self { path: path.into(), readers: READERS_DEFAULT }
+        Self { path: path.into(), readers: READERS_DEFAULT, feed_kept: feed::KEPT_DEFAULT }
     }
 }
 
@@ -46,6 +56,7 @@ struct Shared {
     queues: Option<Queues>,
     head: watch::Receiver<Generation>,
     events: watch::Receiver<EventSeq>,
+    counts: Arc<Counts>,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -62,8 +73,8 @@ impl Store {
     }
 
     pub(crate) fn open_with(config: StoreConfig, migrations: &[&str]) -> Result<Self, OpenError> {
-        let StoreConfig { path, readers } = config;
-        let writer = Tx::new(migrate::open(&path, migrations)?);
+        let StoreConfig { path, readers, feed_kept } = config;
+        let writer = Tx::new(migrate::open(&path, migrations)?, feed_kept);
         let (head, head_seen) = watch::channel(feed::head(&writer).map_err(OpenError::Head)?);
         let (events, events_seen) =
             watch::channel(events::newest(&writer).map_err(OpenError::Head)?);
@@ -74,15 +85,16 @@ impl Store {
         };
 
         let (write, mutations) = mpsc::channel(WAITING_MAX);
-        let writer = Writer::new(writer, Heads { feed: head, events });
+        let counts = Arc::new(Counts::default());
+        let writer = Writer::new(writer, Heads { feed: head, events }, Arc::clone(&counts));
         start("store-write".into(), Box::new(move || writer.run(mutations)))?;
 
         let (read, queries) = mpsc::channel(WAITING_MAX);
         let queries = Arc::new(Mutex::new(queries));
         for reader in 0..readers.max(1) {
             let open = Sqlite::open(&path, Access::Read);
-            let tx =
-                Tx::new(open.map_err(|source| OpenError::Open { path: path.clone(), source })?);
+            let open = open.map_err(|source| OpenError::Open { path: path.clone(), source })?;
+            let tx = Tx::new(open, feed_kept);
             let queries = Arc::clone(&queries);
             start(format!("store-read-{reader}"), Box::new(move || answer(&tx, &queries)))?;
         }
@@ -91,6 +103,7 @@ impl Store {
             queues: Some(Queues { write, read }),
             head: head_seen,
             events: events_seen,
+            counts,
             threads,
         })))
     }
@@ -102,7 +115,7 @@ impl Store {
         T: Send + 'static,
         E: From<StoreError> + Send + 'static,
     {
-        let (query, answer) = Once::new(query);
+        let (query, answer) = once(query);
         self.queues()?.read.send(query).await.map_err(|_| StoreError::Closed)?;
         answer.await.map_err(|_| StoreError::Closed)?
     }
@@ -130,7 +143,7 @@ impl Store {
         T: Send + 'static,
         E: From<StoreError> + Send + 'static,
     {
-        let (query, answer) = Once::new(query);
+        let (query, answer) = once(query);
         self.queues()?.read.blocking_send(query).map_err(|_| StoreError::Closed)?;
         answer.blocking_recv().map_err(|_| StoreError::Closed)?
     }
@@ -155,6 +168,13 @@ impl Store {
     /// The position of the newest event. A change of it wakes those who follow a history.
     pub fn events(&self) -> watch::Receiver<EventSeq> {
         self.0.events.clone()
+    }
+
+    /// For the operator's metrics.
+    pub fn write_counts(&self) -> WriteCounts {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let counts = &self.0.counts;
+        WriteCounts { mutations: read(&counts.mutations), commits: read(&counts.commits) }
     }
 
     pub(crate) fn path(&self) -> &std::path::Path {
@@ -189,16 +209,14 @@ struct Once<T, E, F> {
     answer: oneshot::Sender<Result<T, E>>,
 }
 
-impl<T, E, F> Once<T, E, F>
+fn once<T, E, F>(query: F) -> (Box<dyn Query>, oneshot::Receiver<Result<T, E>>)
 where
     F: FnOnce(&Tx) -> Result<T, E> + Send + 'static,
     T: Send + 'static,
     E: From<StoreError> + Send + 'static,
 {
-    fn new(query: F) -> (Box<dyn Query>, oneshot::Receiver<Result<T, E>>) {
-        let (answer, receiver) = oneshot::channel();
-        (Box::new(Self { query, answer }), receiver)
-    }
+    let (answer, receiver) = oneshot::channel();
+    (Box::new(Once { query, answer }), receiver)
 }
 
 impl<T, E, F> Query for Once<T, E, F>
@@ -214,10 +232,10 @@ where
             query(tx)
         });
         // A read has nothing to commit; if even this fails, the next `BEGIN` says so.
-        if tx.database().in_transaction() {
-            if let Err(error) = tx.database().batch("ROLLBACK") {
-                tracing::warn!(%error, "a read transaction did not end");
-            }
+        if tx.database().in_transaction()
+            && let Err(error) = tx.database().batch("ROLLBACK")
+        {
+            tracing::warn!(%error, "a read transaction did not end");
         }
         // Nobody waits for it any more: nothing to do.
         let _ = answer.send(found);

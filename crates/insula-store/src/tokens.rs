@@ -52,15 +52,15 @@ pub fn insert(tx: &mut Tx, token: &Token, hash: &SecretHash) -> Result<(), Write
         TokenScope::Org { org, role } => ("org", Some(*org), None, Some(*role)),
         TokenScope::Operator => ("operator", None, None, None),
     };
-    if let Some(org) = org {
-        if !tx.any("SELECT 1 FROM orgs WHERE id = ?1", params![org])? {
-            return Err(WriteError::NotFound { kind: Kind::Org });
-        }
+    if let Some(org) = org
+        && !tx.any("SELECT 1 FROM orgs WHERE id = ?1", params![org])?
+    {
+        return Err(WriteError::NotFound { kind: Kind::Org });
     }
-    if let Some(user) = user {
-        if !tx.any("SELECT 1 FROM users WHERE id = ?1", params![user])? {
-            return Err(WriteError::NotFound { kind: Kind::User });
-        }
+    if let Some(user) = user
+        && !tx.any("SELECT 1 FROM users WHERE id = ?1", params![user])?
+    {
+        return Err(WriteError::NotFound { kind: Kind::User });
     }
     let made = tx.execute(
         "INSERT INTO tokens (id, name, kind, org, user_id, role, created, expires, hash)

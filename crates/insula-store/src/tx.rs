@@ -21,6 +21,8 @@ pub struct Tx {
     touched: BTreeSet<Touch>,
     /// Where the feed and the events stand after what was done so far, if that moved them.
     heads: (Option<Generation>, Option<EventSeq>),
+    /// How far back the feed reaches.
+    pub(crate) feed_kept: u64,
 }
 
 impl fmt::Debug for Tx {
@@ -30,8 +32,8 @@ impl fmt::Debug for Tx {
 }
 
 impl Tx {
-    pub(crate) fn new(database: Sqlite) -> Self {
-        Self { database, touched: BTreeSet::new(), heads: (None, None) }
+    pub(crate) fn new(database: Sqlite, feed_kept: u64) -> Self {
+        Self { database, touched: BTreeSet::new(), heads: (None, None), feed_kept }
     }
 
     pub(crate) fn database(&self) -> &Sqlite {
@@ -99,10 +101,6 @@ impl Tx {
 
     pub(crate) fn heads(&self) -> (Option<Generation>, Option<EventSeq>) {
         self.heads
-    }
-
-    pub(crate) fn forget_heads(&mut self) {
-        self.undo_to((None, None));
     }
 
     /// Forgets what a mutation did that is being undone.
