@@ -64,7 +64,7 @@ impl std::error::Error for BlobError {
 }
 
 pub type BlobStream = BoxStream<'static, Result<Bytes, BlobError>>;
-type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, BlobError>> + Send + 'a>>;
+pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, BlobError>> + Send + 'a>>;
 
 /// A store of blobs, seen from the protocol. A trait, because this crate must not know
 /// `insula-blobs`: the arrow would let a session reach more than it needs.

@@ -27,12 +27,14 @@ pub const RULES: &[Rule] = &[
     rule("insula-blobs", &["insula-model"]),
     rule("insula-sandbox", &["insula-model"]),
     rule("insula-build", &["insula-model"]),
+    rule("insula-vault", &["insula-store", "insula-kit", "insula-model"]),
     rule("insula-link", &["insula-wire", "insula-kit", "insula-model"]),
     rule(
         "insula-api",
         &[
             "insula-link",
             "insula-wire",
+            "insula-vault",
             "insula-store",
             "insula-blobs",
             "insula-plan",
@@ -46,6 +48,7 @@ pub const RULES: &[Rule] = &[
         &[
             "insula-link",
             "insula-plan",
+            "insula-vault",
             "insula-store",
             "insula-blobs",
             "insula-wire",
@@ -78,6 +81,7 @@ pub const RULES: &[Rule] = &[
             "insula-wire",
             "insula-kit",
             "insula-store",
+            "insula-vault",
             "insula-blobs",
             "insula-sandbox",
             "insula-build",

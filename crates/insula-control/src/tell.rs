@@ -1,0 +1,151 @@
+//! Writes what was seen: rows and the events that tell of them, in one transaction each.
+
+use std::sync::Arc;
+
+use insula_kit::random::Random;
+use insula_model::build::BuildState;
+use insula_model::event::Event;
+use insula_model::node::Node;
+use insula_model::tenancy::Actor;
+use insula_model::{EventId, ID_RANDOM_BYTES, NodeId, NodeName, Timestamp};
+use insula_plan::World;
+use insula_plan::effect::Told;
+use insula_store::{Tx, WriteError, builds, events, instances, nodes};
+use insula_wire::facts::NodeFacts;
+use tracing::warn;
+
+use crate::Cx;
+use crate::ingest::Seen;
+
+/// Ids for the events of one mutation, made outside of it because it may run again.
+pub(crate) struct EventParts(Vec<EventId>);
+
+/// A report tells of a handful of transitions of one instance at most.
+const EVENTS_PER_MUTATION_MAX: usize = 8;
+
+impl EventParts {
+    pub(crate) fn new(random: &dyn Random, now: Timestamp) -> Self {
+        let id = |_| {
+            let mut bytes = [0; ID_RANDOM_BYTES];
+            random.fill(&mut bytes);
+            EventId::from_parts(now, bytes)
+        };
+        Self((0..EVENTS_PER_MUTATION_MAX).map(id).collect())
+    }
+}
+
+pub(crate) fn event(
+    tx: &mut Tx,
+    parts: &EventParts,
+    told: &Told,
+    actor: Actor,
+    now: Timestamp,
+) -> Result<(), WriteError> {
+    nth_event(tx, parts, 0, told, actor, now)
+}
+
+fn nth_event(
+    tx: &mut Tx,
+    parts: &EventParts,
+    nth: usize,
+    told: &Told,
+    actor: Actor,
+    now: Timestamp,
+) -> Result<(), WriteError> {
+    let Some(id) = parts.0.get(nth) else { return Ok(()) };
+    let event = Event {
+        id: *id,
+        kind: told.kind.to_owned(),
+        version: 1,
+        time: now,
+        actor,
+        org: Some(told.org),
+        subject: told.subject.clone(),
+        app: Some(told.app),
+        message: told.message.clone(),
+        trace: told.trace.clone(),
+        request: None,
+        before: None,
+        after: None,
+    };
+    events::append(tx, &event)?;
+    Ok(())
+}
+
+pub(crate) async fn node_hello(
+    cx: &Cx,
+    id: NodeId,
+    name: NodeName,
+    version: String,
+    facts: NodeFacts,
+    now: Timestamp,
+) {
+    let written = cx
+        .store
+        .write(move |tx| {
+            let joined = nodes::get(tx, id)?.map_or(now, |known| known.joined);
+            let node = Node {
+                id,
+                name: name.clone(),
+                capacity: facts.capacity,
+                mode: facts.mode,
+                runtimes: facts.runtimes.clone(),
+                agent_version: version.clone(),
+                joined,
+                hello: now,
+            };
+            nodes::hello(tx, &node)
+        })
+        .await;
+    if let Err(error) = written {
+        warn!(%id, error = &error as &dyn std::error::Error, "a node's greeting was not stored");
+    }
+}
+
+pub(crate) async fn seen(cx: &Cx, world: &Arc<World>, seen: Vec<Seen>, now: Timestamp) {
+    let begun: Vec<_> = seen
+        .into_iter()
+        .map(|one| tokio::spawn(write(cx.clone(), Arc::clone(world), one, now)))
+        .collect();
+    for task in begun {
+        match task.await {
+            Ok(Ok(())) => {}
+            // It went while the report was on its way.
+            Ok(Err(WriteError::NotFound { .. } | WriteError::Moved { .. })) => {}
+            Ok(Err(error)) => {
+                warn!(error = &error as &dyn std::error::Error, "a report was not stored");
+            }
+            Err(error) => warn!(%error, "storing a report panicked"),
+        }
+    }
+}
+
+async fn write(cx: Cx, world: Arc<World>, seen: Seen, now: Timestamp) -> Result<(), WriteError> {
+    let parts = EventParts::new(cx.random.as_ref(), now);
+    cx.store
+        .write(move |tx| match &seen {
+            Seen::Instance { id, observed, told } => {
+                let Some(row) = world.instances.get(id) else { return Ok(()) };
+                if instances::set_observed(tx, row.org, *id, observed)? {
+                    for (nth, told) in told.iter().enumerate() {
+                        nth_event(tx, &parts, nth, told, Actor::Platform, now)?;
+                    }
+                }
+                Ok(())
+            }
+            Seen::Build { row, told } => {
+                let Some(was) = builds::get(tx, row.org, row.id)? else { return Ok(()) };
+                match was.state {
+                    BuildState::Running { .. } => {
+                        builds::update(tx, &was.state, row)?;
+                        event(tx, &parts, told, Actor::Platform, now)
+                    }
+                    BuildState::Queued
+                    | BuildState::Done { .. }
+                    | BuildState::Failed { .. }
+                    | BuildState::Cancelled => Ok(()),
+                }
+            }
+        })
+        .await
+}

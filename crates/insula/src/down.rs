@@ -1,0 +1,56 @@
+//! `insula down`: stops what a data folder still runs, with or without a supervisor.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use rustix::process::{Pid, Signal, kill_process, test_kill_process};
+
+use crate::data::Data;
+
+/// How long a supervisor may take to end its roles.
+const SUPERVISOR_TIME_MAX: Duration = Duration::from_secs(40);
+/// Between looks whether it has.
+const SUPERVISOR_LOOK: Duration = Duration::from_millis(50);
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The data folder
+    #[arg(long, env = "INSULA_DATA", value_name = "DIR")]
+    data: Option<PathBuf>,
+}
+
+pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    let data = Data::choose(args.data.clone())?;
+    if !data.root().join("format").exists() {
+        bail!("{} is not a data folder of Insula", data.root().display());
+    }
+    if let Some(pid) = insula_kit::lock::holder_pid(&data.lock())? {
+        end_supervisor(pid)?;
+    }
+    let _lock = data.hold()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(stop_apps(&data))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn end_supervisor(pid: u32) -> anyhow::Result<()> {
+    let target = i32::try_from(pid).ok().and_then(Pid::from_raw).context("the lock names no process")?;
+    kill_process(target, Signal::TERM).with_context(|| format!("ask process {pid} to end"))?;
+    let began = Instant::now();
+    while test_kill_process(target).is_ok() {
+        if began.elapsed() > SUPERVISOR_TIME_MAX {
+            bail!("process {pid} did not end within {SUPERVISOR_TIME_MAX:?}");
+        }
+        std::thread::sleep(SUPERVISOR_LOOK);
+    }
+    Ok(())
+}
+
+/// Ends the apps of a data folder and everything that was made for them.
+pub async fn stop_apps(data: &Data) -> anyhow::Result<()> {
+    let report = insula_agent::down(data.root()).await.context("stop the apps")?;
+    eprintln!("{report}");
+    Ok(())
+}

@@ -1,0 +1,60 @@
+//! The roles, one file each: read the arguments, open what it needs, run until asked to end.
+
+pub mod agent;
+pub mod backup;
+mod blobs;
+pub mod gateway;
+pub mod server;
+
+use std::process::ExitCode;
+
+use insula_kit::shutdown::Shutdown;
+use insula_kit::telemetry::{FILTER_VARIABLE, LogFormat, Telemetry};
+
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+pub enum LogFormatArg {
+    Auto,
+    Human,
+    Json,
+}
+
+impl From<LogFormatArg> for LogFormat {
+    fn from(given: LogFormatArg) -> Self {
+        match given {
+            LogFormatArg::Auto => Self::Auto,
+            LogFormatArg::Human => Self::Human,
+            LogFormatArg::Json => Self::Json,
+        }
+    }
+}
+
+/// Logging, and the end together with the supervisor, if there is one.
+fn begin(role: &'static str, format: LogFormatArg) -> anyhow::Result<()> {
+    let filter = std::env::var(FILTER_VARIABLE).ok();
+    Telemetry { role, format: format.into(), filter }.start()?;
+    if let Some(supervisor) = std::env::var(crate::SUPERVISOR).ok().and_then(|p| p.parse().ok()) {
+        let signal = Some(rustix::process::Signal::TERM);
+        rustix::process::set_parent_process_death_signal(signal)?;
+        let parent = rustix::process::getppid().map(|p| p.as_raw_nonzero().get());
+        if parent != Some(supervisor) {
+            anyhow::bail!("the supervisor {supervisor} is gone already");
+        }
+    }
+    Ok(())
+}
+
+/// Runs a role's future on a runtime of its own until it ends or fails.
+fn run_until_asked<F>(
+    runtime: &tokio::runtime::Runtime,
+    role: impl FnOnce(Shutdown) -> F,
+) -> anyhow::Result<ExitCode>
+where
+    F: Future<Output = anyhow::Result<()>>,
+{
+    runtime.block_on(async {
+        let shutdown = Shutdown::new();
+        shutdown.listen_to_signals()?;
+        role(shutdown).await
+    })?;
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,112 @@
+//! Keeps the roles running: a process each, started again when it ends, ended in order.
+
+use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
+use std::process::{ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use insula_kit::backoff::Backoff;
+use insula_kit::shutdown::Shutdown;
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::process::{Child, Command};
+use tracing::{error, info, warn};
+
+/// The first restart is at once; a role that cannot start does not take the machine with it.
+const BACKOFF: Backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(10));
+/// After this long a role has proved itself and its failures are forgotten.
+const PROVED_AFTER: Duration = Duration::from_secs(10);
+/// How long a role may take to end after it was asked.
+const END_TIME_MAX: Duration = Duration::from_secs(10);
+
+/// A process of ours that `up` keeps running.
+#[derive(Debug, Clone)]
+pub struct Role {
+    pub name: &'static str,
+    pub args: Vec<String>,
+    pub env: Vec<(String, String)>,
+    /// User and group, for a role that must have no privilege.
+    pub user: Option<(u32, u32)>,
+    pub folder: PathBuf,
+}
+
+/// The path of the program that runs now, whatever has become of its file since.
+const SELF: &str = "/proc/self/exe";
+
+impl Role {
+    fn start(&self) -> std::io::Result<Child> {
+        let mut command = Command::new(SELF);
+        command
+            .arg0("insula")
+            .args(&self.args)
+            .envs(self.env.iter().map(|(k, v)| (k, v)))
+            .env(crate::SUPERVISOR, std::process::id().to_string())
+            .current_dir(&self.folder)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            // Its own group: Ctrl-C is for the supervisor to hear and to translate.
+            .process_group(0);
+        if let Some((user, group)) = self.user {
+            command.uid(user).gid(group);
+        }
+        command.spawn()
+    }
+}
+
+/// Runs a role until the end is asked for, then ends it.
+pub async fn keep(role: Role, shutdown: Shutdown, end: tokio::sync::watch::Receiver<bool>) {
+    let mut failures = 0;
+    while !shutdown.begun() {
+        let began = Instant::now();
+        let status = match role.start() {
+            Ok(mut child) => tokio::select! {
+                status = child.wait() => status,
+                _ = asked(end.clone()) => {
+                    finish(&role, child).await;
+                    return;
+                }
+            },
+            Err(error) => Err(error),
+        };
+        if began.elapsed() >= PROVED_AFTER {
+            failures = 0;
+        }
+        failures += 1;
+        match status {
+            Ok(status) => warn!(role = role.name, ended = %words(status), "a role ended; starting it again"),
+            Err(error) => error!(role = role.name, %error, "a role cannot be started"),
+        }
+        let wait = if failures == 1 { Duration::ZERO } else { BACKOFF.delay(failures - 1, 0.5) };
+        tokio::select! {
+            () = tokio::time::sleep(wait) => {}
+            _ = asked(end.clone()) => return,
+        }
+    }
+}
+
+async fn asked(mut end: tokio::sync::watch::Receiver<bool>) {
+    // An error means that whoever could ask is gone, which is asking too.
+    let _ = end.wait_for(|asked| *asked).await;
+}
+
+async fn finish(role: &Role, mut child: Child) {
+    let pid = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
+    if let Some(pid) = pid {
+        // It may have ended by itself a moment ago; then there is nothing to ask.
+        let _ = kill_process(pid, Signal::TERM);
+    }
+    match tokio::time::timeout(END_TIME_MAX, child.wait()).await {
+        Ok(_) => info!(role = role.name, "ended"),
+        Err(_) => {
+            warn!(role = role.name, "did not end in time and is killed");
+            let _ = child.kill().await;
+        }
+    }
+}
+
+fn words(status: ExitStatus) -> String {
+    match (status.code(), status.signal()) {
+        (Some(code), _) => format!("exit code {code}"),
+        (None, Some(signal)) => format!("signal {signal}"),
+        (None, None) => "unknown".to_owned(),
+    }
+}

@@ -1,0 +1,202 @@
+//! `insula up`: every role on this machine, supervised.
+
+use std::io::Write;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use insula_kit::shutdown::{Cause, Shutdown};
+use insula_kit::telemetry::{LogFormat, Telemetry};
+use insula_model::HostName;
+use tokio::sync::watch;
+use tracing::error;
+
+use crate::data::Data;
+use crate::role::gateway::GATEWAY_USER;
+use crate::supervise::{self, Role};
+
+/// How long the roles may take to answer for the first time.
+const READY_TIME_MAX: Duration = Duration::from_secs(30);
+/// Between looks whether they answer.
+const READY_LOOK: Duration = Duration::from_millis(10);
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The data folder [default: /var/lib/insula as root, else the XDG data folder]
+    #[arg(long, env = "INSULA_DATA", value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// Where the API listens; plain HTTP, so loopback only
+    #[arg(long, default_value = "127.0.0.1:7070", value_name = "ADDR")]
+    api: SocketAddr,
+    /// Where the gateway listens for your apps' visitors
+    #[arg(long, default_value = "127.0.0.1:8080", value_name = "ADDR")]
+    edge: SocketAddr,
+    /// Apps answer at NAME-ID.SUFFIX
+    #[arg(long, default_value = "localhost", value_name = "SUFFIX")]
+    domain: HostName,
+    /// The network that instances get addresses from
+    #[arg(long, default_value = "10.87.0.0/16", value_name = "CIDR")]
+    pool: String,
+    /// A private range that apps may reach (may be given again)
+    #[arg(long, value_name = "CIDR")]
+    open: Vec<String>,
+    /// Log as JSON even on a terminal
+    #[arg(long)]
+    log_json: bool,
+}
+
+pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    if !args.api.ip().is_loopback() {
+        bail!(
+            "--api {}: the API speaks plain HTTP, which is refused off loopback; \
+             put a TLS proxy before 127.0.0.1:{}",
+            args.api,
+            args.api.port()
+        );
+    }
+    let root = rustix::process::geteuid().is_root();
+    if !root {
+        crate::doctor::refuse_without_user_namespaces()?;
+    }
+    let data = Data::choose(args.data.clone())?;
+    data.prepare()?;
+    let _lock = data.hold()?;
+    let format = if args.log_json { LogFormat::Json } else { LogFormat::Auto };
+    let filter = std::env::var(insula_kit::telemetry::FILTER_VARIABLE).ok();
+    Telemetry { role: "up", format, filter: Some(filter.unwrap_or_else(|| "warn".into())) }.start()?;
+    // One thread: a child that asks to die with its parent means the parent's thread.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(supervise_all(&args, &data, root))
+}
+
+async fn supervise_all(args: &Args, data: &Data, root: bool) -> anyhow::Result<ExitCode> {
+    let shutdown = Shutdown::new();
+    shutdown.listen_to_signals().context("listen to signals")?;
+    if root {
+        let (user, group) = GATEWAY_USER;
+        std::os::unix::fs::chown(data.gateway(), Some(user), Some(group))
+            .with_context(|| format!("give {} to the gateway", data.gateway().display()))?;
+    }
+    let (end, _) = watch::channel(false);
+    let mut running = Vec::new();
+    for role in roles(args, data, root)? {
+        let keeping = supervise::keep(role, shutdown.clone(), end.subscribe());
+        running.push(tokio::spawn(keeping));
+    }
+    let ready = tokio::select! {
+        ready = answering(args) => ready,
+        _ = shutdown.requested() => Ok(()),
+    };
+    let outcome = match ready {
+        Ok(()) if !shutdown.begun() => {
+            greet(args, data, root);
+            Ok(shutdown.requested().await)
+        }
+        Ok(()) => Ok(shutdown.requested().await),
+        Err(error) => Err(error),
+    };
+    shutdown.begin(Cause::Own);
+    // An error means that every role has ended by itself.
+    let _ = end.send(true);
+    for task in running {
+        if let Err(error) = task.await {
+            error!(%error, "a supervising task failed");
+        }
+    }
+    match outcome? {
+        Cause::Interrupt => {
+            eprintln!("Stopping the apps too; SIGTERM would have left them running.");
+            crate::down::stop_apps(data).await?;
+        }
+        Cause::Terminate | Cause::Own => {
+            eprintln!(
+                "The apps go on running; `insula up` takes them over, `insula down --data {}` stops them.",
+                data.root().display()
+            );
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn roles(args: &Args, data: &Data, root: bool) -> anyhow::Result<Vec<Role>> {
+    let folder = data.root().to_owned();
+    let path = folder.to_str().context("the data folder's path is not UTF-8")?.to_owned();
+    let format = if args.log_json { "json" } else { "auto" };
+    let role = |name: &'static str, more: &[String], user| {
+        let mut all: Vec<String> =
+            [name, "--data", &path, "--log-format", format].map(str::to_owned).to_vec();
+        all.extend(more.iter().cloned());
+        Role { name, args: all, env: Vec::new(), user, folder: folder.clone() }
+    };
+    let server = role(
+        "server",
+        &[
+            "--api".into(),
+            args.api.to_string(),
+            "--edge".into(),
+            args.edge.to_string(),
+            "--domain".into(),
+            args.domain.to_string(),
+        ],
+        None,
+    );
+    let mut network = vec!["--pool".to_owned(), args.pool.clone()];
+    for open in &args.open {
+        network.extend(["--open".to_owned(), open.clone()]);
+    }
+    // Other ports of ours that apps must not reach follow from "nothing of the host".
+    let agent = role("agent", &network, None);
+    let edge = ["--listen".to_owned(), args.edge.to_string()];
+    let gateway = role("gateway", &edge, root.then_some(GATEWAY_USER));
+    Ok(vec![server, agent, gateway])
+}
+
+/// Ready once the API and the gateway take connections.
+async fn answering(args: &Args) -> anyhow::Result<()> {
+    for (what, address) in [("the API", args.api), ("the gateway", args.edge)] {
+        let connect = async {
+            while tokio::net::TcpStream::connect(reachable(address)).await.is_err() {
+                tokio::time::sleep(READY_LOOK).await;
+            }
+        };
+        if tokio::time::timeout(READY_TIME_MAX, connect).await.is_err() {
+            bail!("{what} does not answer on {address} within {READY_TIME_MAX:?}; its log is above");
+        }
+    }
+    Ok(())
+}
+
+/// Where a listener on all addresses is reached from here.
+fn reachable(address: SocketAddr) -> SocketAddr {
+    match address {
+        SocketAddr::V4(v4) if v4.ip().is_unspecified() => ([127, 0, 0, 1], v4.port()).into(),
+        SocketAddr::V6(v6) if v6.ip().is_unspecified() => {
+            SocketAddr::from(([0, 0, 0, 0, 0, 0, 0, 1], v6.port()))
+        }
+        SocketAddr::V4(_) | SocketAddr::V6(_) => address,
+    }
+}
+
+fn greet(args: &Args, data: &Data, root: bool) {
+    let default = insula_cli::default_data_folder().is_ok_and(|folder| folder == data.root());
+    let with_data =
+        if default { String::new() } else { format!(" --data {}", data.root().display()) };
+    let mut said = format!(
+        "Insula is up.\n  api   http://{}\n  apps  http://NAME-ID.{}:{}\n  data  {}\n",
+        args.api,
+        args.domain,
+        args.edge.port(),
+        data.root().display()
+    );
+    if !root {
+        said.push_str(
+            "\nDevelopment mode: as an ordinary user there are no hard limits and no networks of \
+             their own.\n`insula doctor` says what that means, line by line.\n",
+        );
+    }
+    said.push_str(&format!("\nNext, in another terminal:\n  insula deploy examples/static{with_data}\n"));
+    // A closed stdout is no reason to stop serving.
+    let _ = std::io::stdout().write_all(said.as_bytes());
+}
