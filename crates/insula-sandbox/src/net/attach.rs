@@ -15,6 +15,7 @@ use super::netlink::Socket;
 use super::nft::{self, Element};
 use super::route::{self, End, LinkIndex, Mac};
 use super::rules::{MEMBERS, SOURCES};
+use super::wire::Message;
 
 /// What the instance calls its end of the link.
 const INSIDE: &str = "eth0";
@@ -104,14 +105,16 @@ fn connect(attachment: &Attachment, mut inside: Inside) -> Result<(), NetError> 
     let mut outside = Socket::route()?;
 
     let create = route::create_veth(near, far, inside.namespace.as_fd());
-    let near = up(&mut outside, interface, vec![create])?;
+    let doing = format!("make the link {interface}");
+    let near = up(&mut outside, interface, doing, vec![create])?;
     let routes = vec![
         route::neighbour(*address, instance_mac, near),
         route::route_to(*address, near, Some(*gateway)),
     ];
     outside.transact(&format!("route {address} to {interface}"), routes, |_| {})?;
 
-    let far = up(&mut inside.socket, INSIDE, vec![route::raise_link(LOOPBACK)])?;
+    let doing = format!("bring {LOOPBACK} and {INSIDE} up inside the instance");
+    let far = up(&mut inside.socket, INSIDE, doing, vec![route::raise_link(LOOPBACK)])?;
     let routes = vec![
         route::add_address(far, *address),
         route::neighbour(*gateway, host_mac, far),
@@ -125,9 +128,9 @@ fn connect(attachment: &Attachment, mut inside: Inside) -> Result<(), NetError> 
 fn up(
     socket: &mut Socket,
     name: &str,
-    first: Vec<super::wire::Message>,
+    doing: String,
+    first: Vec<Message>,
 ) -> Result<LinkIndex, NetError> {
-    let doing = format!("bring {name} up");
     let mut messages = first;
     if host::ipv6_exists() {
         messages.push(route::no_ipv6_address(name));

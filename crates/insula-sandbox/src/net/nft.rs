@@ -177,6 +177,13 @@ pub(super) enum Expression {
         key: Register,
         limit: u32,
     },
+    /// Holds when the key's owner sends more packets than this; keeps count in the set.
+    PacketsOver {
+        set: &'static str,
+        key: Register,
+        per_second: u64,
+        burst: u32,
+    },
     Reset,
     Unreachable,
     Masquerade,
@@ -198,7 +205,7 @@ impl Expression {
             Self::Mask { .. } => "bitwise",
             Self::Equal { .. } | Self::NotEqual { .. } => "cmp",
             Self::Find { .. } | Self::Map { .. } => "lookup",
-            Self::FlowsOver { .. } => "dynset",
+            Self::FlowsOver { .. } | Self::PacketsOver { .. } => "dynset",
             Self::Reset | Self::Unreachable => "reject",
             Self::Masquerade => "masq",
             Self::Decide(_) => "immediate",
@@ -245,11 +252,14 @@ impl Expression {
                 fields.string(1, map).net_u32(2, key.0).net_u32(3, into.0);
             }
             Self::FlowsOver { set, key, limit } => {
-                const OVER: u32 = 1;
-                fields.string(1, set).net_u32(3, 0).net_u32(4, key.0).nest(7, |counted| {
-                    counted.string(1, "connlimit").nest(2, |count| {
-                        count.net_u32(1, *limit).net_u32(2, OVER);
-                    });
+                write_counted(fields, set, *key, "connlimit", |count| {
+                    count.net_u32(1, *limit).net_u32(2, OVER);
+                });
+            }
+            Self::PacketsOver { set, key, per_second, burst } => {
+                write_counted(fields, set, *key, "limit", |rate| {
+                    rate.attribute(1, &per_second.to_be_bytes()).attribute(2, &1_u64.to_be_bytes());
+                    rate.net_u32(3, *burst).net_u32(4, 0).net_u32(5, OVER);
                 });
             }
             Self::Reset => {
@@ -272,6 +282,23 @@ impl Expression {
             }
         }
     }
+}
+
+/// The flag of a limit that turns "up to" into "more than".
+const OVER: u32 = 1;
+
+/// An expression that the kernel keeps once for each key of a set.
+fn write_counted(
+    fields: &mut Message,
+    set: &str,
+    key: Register,
+    name: &str,
+    fill: impl FnOnce(&mut Message),
+) {
+    const ADD: u32 = 0;
+    fields.string(1, set).net_u32(3, ADD).net_u32(4, key.0).nest(7, |counted| {
+        counted.string(1, name).nest(2, fill);
+    });
 }
 
 fn write_value(data: &mut Message, value: &[u8]) {

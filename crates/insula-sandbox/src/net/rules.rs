@@ -21,13 +21,23 @@ const FLOWS: &str = "flows";
 /// 262,144 places for the whole machine, and who could fill it would cut off everybody.
 pub(super) const FLOWS_PER_INSTANCE_MAX: u32 = 16_384;
 
+/// Address → how fast it asks for names.
+const QUESTIONS: &str = "questions";
+
+/// By UDP, from one instance: far more than a program asks, and a fraction of what the resolver answers.
+/// Its queue is everybody's, so the flood has to end before it.
+const QUESTIONS_PER_SECOND_MAX: u64 = 1_000;
+/// A program that starts and looks up all that it needs at once.
+pub(super) const QUESTIONS_BURST: u32 = 500;
+
 /// Where attachments are registered; the only sets whose elements we write.
 pub(super) const REGISTERS: [&str; 2] = [SOURCES, MEMBERS];
 
-pub(super) const SETS: [Set; 3] = [
+pub(super) const SETS: [Set; 4] = [
     Set { name: SOURCES, kind: SetKind::NameAndAddressToMark },
     Set { name: MEMBERS, kind: SetKind::AddressAndMark },
     Set { name: FLOWS, kind: SetKind::CountedAddress },
+    Set { name: QUESTIONS, kind: SetKind::CountedAddress },
 ];
 
 const FROM_INSTANCE: &str = "from_instance";
@@ -113,6 +123,9 @@ fn prerouting(ours: &Ours, rules: &mut Vec<Rule>) {
 fn input(ours: &Ours, config: &NetConfig, rules: &mut Vec<Rule>) {
     let to_gateway = || in_range(AddressOf::Destination, config.gateway().into());
     add(rules, INPUT, "not-ours", [ours.not_incoming(), vec![accept()]]);
+    // Before `answers`: the second question from one port already belongs to a known flow.
+    let flood = [ipv4(), transport(PROTOCOL_UDP), to_port(DNS_PORT), too_many_questions()];
+    add(rules, INPUT, "flood", flood.into_iter().chain([vec![jump(REFUSE)]]));
     let answers = STATE_ESTABLISHED | STATE_RELATED;
     add(rules, INPUT, "answers", [state(answers), vec![accept()]]);
     add(rules, INPUT, "too-many", [ipv4(), too_many_flows(), vec![jump(REFUSE)]]);
@@ -285,6 +298,14 @@ fn too_many_flows() -> Vec<Expression> {
     vec![
         load_address(AddressOf::Source, WORK),
         Expression::FlowsOver { set: FLOWS, key: WORK, limit },
+    ]
+}
+
+fn too_many_questions() -> Vec<Expression> {
+    let (per_second, burst) = (QUESTIONS_PER_SECOND_MAX, QUESTIONS_BURST);
+    vec![
+        load_address(AddressOf::Source, WORK),
+        Expression::PacketsOver { set: QUESTIONS, key: WORK, per_second, burst },
     ]
 }
 

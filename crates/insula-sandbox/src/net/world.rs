@@ -376,6 +376,80 @@ fn a_flood_of_flows_is_refused_to_the_one_who_makes_it() {
     assert_eq!(world.host.connect((here.address, 80)), Reach::Yes, "it still serves");
 }
 
+#[test]
+fn a_flood_of_questions_is_refused_before_the_resolvers_queue() {
+    let Some(world) = World::new() else { return };
+    let (flooder, _) = world.instance(2, RED);
+    let (neighbour, _) = world.instance(3, RED);
+    let names = (world.config.gateway(), 53);
+    let resolver = world.host.run(|| UdpSocket::bind(names).unwrap());
+    resolver.set_read_timeout(Some(SILENCE)).unwrap();
+    let flood = flooder.run(|| UdpSocket::bind("0.0.0.0:0").unwrap());
+    flood.connect(names).unwrap();
+    // The first question is answered, so that the rest belongs to a known flow.
+    flood.send(b"first").unwrap();
+    let (_, from) = resolver.recv_from(&mut [0; 16]).unwrap();
+    resolver.send_to(b"answer", from).unwrap();
+    flood.recv(&mut [0; 16]).unwrap();
+    // Whatever the time this takes, a refusal comes before ten times the burst is through.
+    let refused = (0..10 * rules::QUESTIONS_BURST).any(|_| flood.send(b"flood").is_err());
+    assert!(refused);
+
+    resolver.set_nonblocking(true).unwrap();
+    while resolver.recv_from(&mut [0; 16]).is_ok() {}
+    resolver.set_nonblocking(false).unwrap();
+    let asker = neighbour.run(|| UdpSocket::bind("0.0.0.0:0").unwrap());
+    asker.send_to(b"neighbour", names).unwrap();
+    let mut buffer = [0; 16];
+    let (length, _) = resolver.recv_from(&mut buffer).unwrap();
+    assert_eq!(&buffer[..length], b"neighbour");
+}
+
+#[test]
+fn a_refusal_carries_the_kernels_own_words() {
+    let Some(world) = World::new() else { return };
+    let error = world.host.run(|| {
+        let nowhere = vec![route::default_route(WORLD, LinkIndex(9_999))];
+        Socket::route().unwrap().transact("route to nowhere", nowhere, |_| {}).unwrap_err()
+    });
+    let NetError::Refused { reason: Some(reason), .. } = &error else { panic!("{error:?}") };
+    assert_eq!(error.to_string(), format!("route to nowhere: the kernel refused ({reason})"));
+    assert!(reason.contains("evice"), "names the device: {reason}");
+}
+
+/// Asking iptables-legacy about its filter table is what makes the kernel set it up.
+#[test]
+fn an_older_firewall_that_cannot_be_seen_into_is_reported() {
+    use std::os::fd::AsRawFd;
+    const IPT_SO_GET_INFO: libc::c_int = 64;
+    let Some(world) = World::new() else { return };
+    let asked = world.host.run(|| {
+        let socket = rustix::net::socket(
+            rustix::net::AddressFamily::INET,
+            rustix::net::SocketType::RAW,
+            Some(rustix::net::ipproto::UDP),
+        )
+        .unwrap();
+        // `struct ipt_getinfo`: 32 bytes of name and 13 numbers.
+        let mut table = [0_u8; 84];
+        table[..6].copy_from_slice(b"filter");
+        let mut length = table.len() as libc::socklen_t;
+        // SAFETY: the kernel writes at most `length` bytes, which `table` has.
+        #[allow(unsafe_code)]
+        unsafe {
+            libc::getsockopt(
+                socket.as_raw_fd(),
+                libc::SOL_IP,
+                IPT_SO_GET_INFO,
+                table.as_mut_ptr().cast(),
+                &raw mut length,
+            )
+        }
+    });
+    let expected = if asked == 0 { vec![Drift::LegacyFirewall] } else { Vec::new() };
+    assert_eq!(world.drift(), expected, "nothing to report where the kernel has no such tables");
+}
+
 struct Running(Child);
 
 impl Drop for Running {
