@@ -4,32 +4,20 @@
 //! fields a newer build has changed.
 
 use std::io;
-use std::os::fd::OwnedFd;
 use std::path::Path;
 
-use rustix::event::{PollFd, PollFlags, poll};
-use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use insula_sandbox::ProcessIdentity;
 use serde::Deserialize;
 
 use super::contract::{ContractError, Exit};
 
-/// A process for ever, not a number for now.
-#[derive(Debug, Deserialize)]
-pub(crate) struct Process {
-    pid: i32,
-    /// Field 22 of `/proc/<pid>/stat`.
-    start_ticks: u64,
-    boot_id: String,
-}
-
 #[derive(Debug, Deserialize)]
 struct Record {
-    init: Option<Process>,
+    init: Option<ProcessIdentity>,
 }
 
 /// The init of the sandbox in `dir`; `None` while it is being made.
-pub(crate) fn init(dir: &Path) -> Result<Option<Process>, ContractError> {
+pub(crate) fn init(dir: &Path) -> Result<Option<ProcessIdentity>, ContractError> {
     let path = dir.join("record.json");
     match std::fs::read(&path) {
         Ok(bytes) => serde_json::from_slice::<Record>(&bytes)
@@ -38,40 +26,6 @@ pub(crate) fn init(dir: &Path) -> Result<Option<Process>, ContractError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(source) => Err(ContractError::Read { path, source }),
     }
-}
-
-impl Process {
-    /// A descriptor of exactly this process, or `None` when it has ended.
-    pub(crate) fn pidfd(&self) -> io::Result<Option<OwnedFd>> {
-        let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
-        let Some(pid) = Pid::from_raw(self.pid).filter(|_| boot_id.trim() == self.boot_id) else {
-            return Ok(None);
-        };
-        let pidfd = match pidfd_open(pid, PidfdFlags::empty()) {
-            Ok(pidfd) => pidfd,
-            Err(Errno::SRCH | Errno::INVAL) => return Ok(None),
-            Err(error) => return Err(error.into()),
-        };
-        // The descriptor came first: from now on the number cannot mean another process unnoticed.
-        let ticks = match std::fs::read(format!("/proc/{}/stat", self.pid)) {
-            Ok(stat) => start_ticks(&stat),
-            Err(_) => None,
-        };
-        if ticks != Some(self.start_ticks) {
-            return Ok(None);
-        }
-        // A zombie has ended, too.
-        let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
-        let ended = poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&now))? > 0;
-        Ok((!ended).then_some(pidfd))
-    }
-}
-
-/// The name in field 2 is the process's own choice: anything up to the last `)` may be in it.
-fn start_ticks(stat: &[u8]) -> Option<u64> {
-    let end = stat.iter().rposition(|b| *b == b')')?;
-    let rest = std::str::from_utf8(&stat[end + 1..]).ok()?;
-    rest.split_ascii_whitespace().nth(22 - 3)?.parse().ok()
 }
 
 /// Layout of the exit file, version 1; see the init of `insula-sandbox`.
@@ -111,24 +65,29 @@ fn decode(bytes: &[u8]) -> Option<(Option<Exit>, u64)> {
 mod tests {
     use super::*;
 
+    /// What an init of version 1 writes, from the crate that owns it.
+    const GOLDEN_V1: &[u8] = include_bytes!("../../../insula-sandbox/tests/golden/exit-v1.bin");
+
     #[test]
-    fn a_process_cannot_forge_its_line_by_its_name() {
-        let stat = b"7 (a) 1 2 (b) S 5 6 7 8 9 0 1 2 3 4 30 12 0 0 20 0 1 0 4242 1000 33 9\n";
-        assert_eq!(start_ticks(stat), Some(4242));
+    fn the_end_is_read_as_the_init_writes_it_and_nothing_else_is_taken_for_one() {
+        assert_eq!(decode(GOLDEN_V1), Some((Some(Exit::Code(7)), 74_096)));
+        let mut running = GOLDEN_V1.to_vec();
+        running[9] = 0;
+        assert_eq!(decode(&running), Some((None, 74_096)));
+        for (at, value) in [(0, b'X'), (8, 2), (9, 9)] {
+            let mut odd = GOLDEN_V1.to_vec();
+            odd[at] = value;
+            assert_eq!(decode(&odd), None, "byte {at}");
+        }
+        assert_eq!(decode(&GOLDEN_V1[..63]), None);
     }
 
     #[test]
-    fn another_start_or_boot_is_another_process() {
-        let stat = std::fs::read("/proc/self/stat").unwrap();
-        let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
-        let me = |ticks: u64, boot: &str| Process {
-            pid: i32::try_from(std::process::id()).unwrap(),
-            start_ticks: ticks,
-            boot_id: boot.to_owned(),
-        };
-        let ticks = start_ticks(&stat).unwrap();
-        assert!(me(ticks, boot.trim()).pidfd().unwrap().is_some());
-        assert!(me(ticks + 1, boot.trim()).pidfd().unwrap().is_none());
-        assert!(me(ticks, "another").pidfd().unwrap().is_none());
+    fn the_record_of_a_sandbox_names_its_init() {
+        let record = include_str!("../../../insula-sandbox/tests/golden/record-v1.json");
+        let dir = tempfile::tempdir().unwrap();
+        assert!(init(dir.path()).unwrap().is_none());
+        std::fs::write(dir.path().join("record.json"), record).unwrap();
+        assert_eq!(init(dir.path()).unwrap().unwrap().pid, 4242);
     }
 }

@@ -87,7 +87,9 @@ fn trim(line: &[u8], more: bool) -> &[u8] {
 mod tests {
     use super::*;
 
-    fn lines(chunks: &[&[u8]]) -> (Vec<(Vec<u8>, bool)>, Option<Vec<u8>>) {
+    type Lines = (Vec<(Vec<u8>, bool)>, Option<Vec<u8>>);
+
+    fn lines(chunks: &[&[u8]]) -> Lines {
         let mut cutter = LineCutter::default();
         let mut out = Vec::new();
         for chunk in chunks {
