@@ -4,10 +4,11 @@
 //! speaks with the launcher over two pipes. When the launcher dies, its end of a pipe closes and
 //! the child leaves: nothing half-made lives on.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use rustix::fs::{Mode as FileMode, OFlags, open};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 
@@ -25,6 +26,8 @@ const OOM_SCORE: &[u8] = b"500";
 /// Everything the child works with.
 pub(crate) struct Inside {
     pub mode: Mode,
+    /// The `tasks` files of version 1 control groups.
+    pub groups: Vec<CString>,
     pub steps: Vec<Step>,
     pub mounts: Vec<OwnedFd>,
     pub hostname: CString,
@@ -53,6 +56,7 @@ pub(crate) struct Files {
 #[repr(u32)]
 pub(crate) enum Stage {
     Session = 1,
+    Groups,
     Loopback,
     Hostname,
     Namespaces,
@@ -67,8 +71,9 @@ pub(crate) enum Stage {
 }
 
 impl Stage {
-    const ALL: [Self; 12] = [
+    const ALL: [Self; 13] = [
         Self::Session,
+        Self::Groups,
         Self::Loopback,
         Self::Hostname,
         Self::Namespaces,
@@ -85,6 +90,7 @@ impl Stage {
     fn describe(self) -> &'static str {
         match self {
             Self::Session => "start a session",
+            Self::Groups => "join the control groups",
             Self::Loopback => "bring loopback up",
             Self::Hostname => "set the host name",
             Self::Namespaces => "make the user and cgroup namespaces",
@@ -187,6 +193,9 @@ fn prepare(inside: &Inside, wire: &Wire<'_>) -> Result<Gone, Message> {
     if inside.mode == Mode::User && !proceed(wire) {
         return Ok(Gone::Launcher); // The maps come first: without them no mount is allowed.
     }
+    for group in &inside.groups {
+        join(group).map_err(at(Stage::Groups))?;
+    }
     if inside.own_network {
         sys::loopback_up().map_err(at(Stage::Loopback))?;
     }
@@ -200,10 +209,6 @@ fn prepare(inside: &Inside, wire: &Wire<'_>) -> Result<Gone, Message> {
     }
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     if inside.mode == Mode::Root {
-        // Our control groups must be set before their namespace, whose top they become.
-        if !proceed(wire) {
-            return Ok(Gone::Launcher);
-        }
         unshare(UnshareFlags::NEWUSER | UnshareFlags::NEWCGROUP).map_err(at(Stage::Namespaces))?;
     }
     let _ = rustix::io::write(wire.to_launcher, &Message::Ready.encode());
@@ -243,11 +248,18 @@ fn unshare(flags: UnshareFlags) -> io::Result<()> {
     Ok(unsafe { unshare_unsafe(flags) }?)
 }
 
+/// A thread that moves only itself (`0`) spares the kernel a lock that costs a grace period of some
+/// milliseconds whenever somebody else moves it.
+fn join(group: &CStr) -> io::Result<()> {
+    let file = open(group, OFlags::WRONLY | OFlags::CLOEXEC, FileMode::empty())?;
+    rustix::io::write(&file, b"0")?;
+    Ok(())
+}
+
 fn raise_oom_score() {
-    use rustix::fs::{Mode, OFlags, open};
     // Best effort: the sandbox is limited by its own group; this is about the whole machine.
     if let Ok(file) =
-        open(c"/proc/self/oom_score_adj", OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())
+        open(c"/proc/self/oom_score_adj", OFlags::WRONLY | OFlags::CLOEXEC, FileMode::empty())
     {
         let _ = rustix::io::write(&file, OOM_SCORE);
     }

@@ -155,25 +155,18 @@ fn supervise(
     deadline: Instant,
 ) -> Result<(), Failure> {
     let spec = &plan.spec;
-    match plan.mode {
-        Mode::User => {
-            let (user, group) = (rustix::process::geteuid(), rustix::process::getegid());
-            idmap::write_single(child.pid, APP_UID, user.as_raw(), group.as_raw())
-                .map_err(at("map the user"))?;
-        }
-        Mode::Root => {
-            for group in plan.cgroups.iter().filter(|group| group.version == Version::V1) {
-                group.add(child.pid).map_err(|e| Failure::new(e.to_string(), source_of(&e)))?;
-            }
-        }
+    if plan.mode == Mode::User {
+        let (user, group) = (rustix::process::geteuid(), rustix::process::getegid());
+        idmap::write_single(child.pid, APP_UID, user.as_raw(), group.as_raw())
+            .map_err(at("map the user"))?;
+        pipes.proceed().map_err(at("let the sandbox begin"))?;
     }
-    pipes.proceed().map_err(at("let the sandbox begin"))?;
     if let Network::Own(attachment) = &spec.network {
         net::attach(attachment, child.pidfd.as_fd())
             .map_err(|e| Failure::new("join the network", chain(&e)))?;
     }
     record.init = Some(ProcessIdentity::of(child.pid).map_err(at("identify the init"))?);
-    // Durable before the app runs: nothing runs that nobody knows of.
+    // Before the app runs: nothing runs that nobody knows of.
     dir.store_record(record).map_err(at("write the record"))?;
     match pipes.message(deadline)? {
         Some(Message::Ready) => {}
@@ -249,8 +242,13 @@ fn prepare(plan: &LaunchPlan, dir: &SandboxDir) -> Result<Inside, Failure> {
     for (name, value) in &spec.env {
         envp.push(text(format!("{name}={value}").as_bytes())?);
     }
+    let mut groups = Vec::new();
+    for group in plan.cgroups.iter().filter(|group| group.version == Version::V1) {
+        groups.push(text(group.path.join("tasks").as_os_str().as_bytes())?);
+    }
     Ok(Inside {
         mode: plan.mode,
+        groups,
         steps: root.steps(),
         mounts,
         hostname: text(spec.hostname.as_bytes())?,

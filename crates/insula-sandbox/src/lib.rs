@@ -19,7 +19,7 @@
 //! | file | written by | what |
 //! |---|---|---|
 //! | `plan.json` | launcher, before anything else is made | a record without `init`; for cleaning up |
-//! | `record.json` | launcher, durable before the app runs | [`Record`], `schema` 1 |
+//! | `record.json` | launcher, before the app runs | [`Record`], `schema` 1 |
 //! | `out`, `err` | the app | FIFOs; the init holds both ends, so neither side sees the other go |
 //! | `exit` | init | 64 bytes, version 1, see `init/contract.rs`; also counts dropped log bytes |
 //! | `lock` | – | locked by `flock` while a launch goes on |

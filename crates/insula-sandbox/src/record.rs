@@ -1,7 +1,8 @@
 //! The folder of a sandbox and what is written down about it.
 //!
 //! `plan.json` holds the same document before anything is made, without the init; it is what a
-//! clean-up goes by when a launch was cut off. `record.json` is durable before the app starts.
+//! clean-up goes by when a launch was cut off. `record.json` is there before the app
+//! starts. Both are about this boot only: they outlive every process, which is all that is asked.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -163,21 +164,18 @@ fn read(path: &Path) -> Result<Option<Record>, RecordError> {
     Ok(Some(record))
 }
 
-/// Writes beside, then renames, so that nobody ever reads half a document.
-fn write_whole(dir: &Path, name: &str, record: &Record, durable: bool) -> io::Result<()> {
+/// Writes beside, then renames, so that nobody ever reads half a document. `whole` keeps that true
+/// over a power cut; the name itself may be lost then, and with it nothing that still runs.
+fn write_whole(dir: &Path, name: &str, record: &Record, whole: bool) -> io::Result<()> {
     let beside = dir.join(format!("{name}.new"));
     let mut file = File::create(&beside)?;
     let mut bytes = serde_json::to_vec(record)?;
     bytes.push(b'\n');
     file.write_all(&bytes)?;
-    if durable {
-        file.sync_all()?;
+    if whole {
+        file.sync_data()?;
     }
-    fs::rename(&beside, dir.join(name))?;
-    if durable {
-        File::open(dir)?.sync_all()?;
-    }
-    Ok(())
+    fs::rename(&beside, dir.join(name))
 }
 
 #[cfg(test)]

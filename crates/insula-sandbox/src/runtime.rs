@@ -346,7 +346,11 @@ impl Runtime {
         let dir = self.dir(id);
         let known = match dir.record()? {
             Some(record) => Some(record),
-            None => dir.plan()?,
+            None => match dir.plan() {
+                // Torn by a power cut, so of an earlier boot: only the folder is left of it.
+                Err(RecordError::Foreign { source: Some(_), .. }) => None,
+                plan => plan?,
+            },
         };
         if let Some(record) = known {
             return self.destroy(&record);

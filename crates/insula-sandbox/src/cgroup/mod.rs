@@ -166,11 +166,6 @@ impl Group {
         settings
     }
 
-    pub(crate) fn add(&self, pid: u32) -> Result<(), GroupError> {
-        let path = self.path.join("cgroup.procs");
-        fs::write(&path, pid.to_string()).map_err(failed("move a process into", &path))
-    }
-
     /// A descriptor for `clone3`, which starts the child inside; only version 2 can.
     pub(crate) fn open(&self) -> Result<OwnedFd, GroupError> {
         Ok(fs::File::open(&self.path).map_err(failed("open", &self.path))?.into())
