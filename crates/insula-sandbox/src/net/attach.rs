@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fs::File;
 use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces};
 
@@ -21,6 +22,10 @@ use super::wire::Message;
 const INSIDE: &str = "eth0";
 const LOOPBACK: &str = "lo";
 const OWN_NAMESPACE: &str = "/proc/thread-self/ns/net";
+
+/// The kernel batches what it notices by the second at the worst.
+const RUNNING_WITHIN: Duration = Duration::from_secs(1);
+const RUNNING_POLL: Duration = Duration::from_micros(50);
 
 /// Locally administered addresses, made from the instance's: `02` is the host's end, `06` its own.
 fn mac(first: u8, address: Ipv4Addr) -> Mac {
@@ -104,33 +109,50 @@ fn connect(attachment: &Attachment, mut inside: Inside) -> Result<(), NetError> 
     let far = End { name: INSIDE, mac: instance_mac };
     let mut outside = Socket::route()?;
 
-    let create = route::create_veth(near, far, inside.namespace.as_fd());
-    let doing = format!("make the link {interface}");
-    let near = up(&mut outside, interface, doing, vec![create])?;
-    let routes = vec![
-        route::neighbour(*address, instance_mac, near),
-        route::route_to(*address, near, Some(*gateway)),
-    ];
-    outside.transact(&format!("route {address} to {interface}"), routes, |_| {})?;
+    let create = vec![route::create_veth(near, far, inside.namespace.as_fd())];
+    outside.transact(&format!("make the link {interface}"), create, |_| {})?;
 
-    let doing = format!("bring {LOOPBACK} and {INSIDE} up inside the instance");
-    let far = up(&mut inside.socket, INSIDE, doing, vec![route::raise_link(LOOPBACK)])?;
+    // The end that goes up second carries packets at once, and that is to be the host's.
+    let far = up(&mut inside.socket, INSIDE, vec![route::raise_link(LOOPBACK)])?;
     let routes = vec![
         route::add_address(far, *address),
         route::neighbour(*gateway, host_mac, far),
         route::route_to(*gateway, far, None),
         route::default_route(*gateway, far),
     ];
-    inside.socket.transact(&format!("give the instance the address {address}"), routes, |_| {})
+    let doing = format!("give the instance the address {address}");
+    inside.socket.transact(&doing, routes, |_| {})?;
+
+    let near = up(&mut outside, interface, Vec::new())?;
+    let routes = vec![
+        route::neighbour(*address, instance_mac, near),
+        route::route_to(*address, near, Some(*gateway)),
+    ];
+    outside.transact(&format!("route {address} to {interface}"), routes, |_| {})?;
+    await_running(&mut inside.socket, INSIDE)
+}
+
+/// The end that went up first drops what it is given until the kernel has noticed the other one, usually
+/// within microseconds; a program's first packet would be lost, and sent again only a second later.
+pub(super) fn await_running(socket: &mut Socket, name: &str) -> Result<(), NetError> {
+    let start = Instant::now();
+    // Too late is no reason to fail: by then the program's own repetition gets through.
+    while start.elapsed() < RUNNING_WITHIN {
+        let mut running = false;
+        socket.transact("look at a link", vec![route::find_link(name)], |received| {
+            running |= route::read_link(received).is_some_and(|link| link.running);
+        })?;
+        if running {
+            break;
+        }
+        std::thread::sleep(RUNNING_POLL);
+    }
+    Ok(())
 }
 
 /// Brings a link up, without an address of its own choosing, after `first`; says which link it is.
-fn up(
-    socket: &mut Socket,
-    name: &str,
-    doing: String,
-    first: Vec<Message>,
-) -> Result<LinkIndex, NetError> {
+fn up(socket: &mut Socket, name: &str, first: Vec<Message>) -> Result<LinkIndex, NetError> {
+    let doing = format!("bring {name} up");
     let mut messages = first;
     if host::ipv6_exists() {
         messages.push(route::no_ipv6_address(name));

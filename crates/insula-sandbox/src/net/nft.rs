@@ -150,6 +150,16 @@ pub(super) enum Expression {
     LoadConnectionState {
         into: Register,
     },
+    LoadMark {
+        into: Register,
+    },
+    StoreMark {
+        from: Register,
+    },
+    Constant {
+        value: [u8; 4],
+        into: Register,
+    },
     Mask {
         register: Register,
         mask: [u8; 4],
@@ -199,7 +209,7 @@ impl Expression {
 
     fn name(&self) -> &'static str {
         match self {
-            Self::LoadMeta { .. } => "meta",
+            Self::LoadMeta { .. } | Self::LoadMark { .. } | Self::StoreMark { .. } => "meta",
             Self::LoadNetwork { .. } | Self::LoadTransport { .. } => "payload",
             Self::LoadConnectionState { .. } => "ct",
             Self::Mask { .. } => "bitwise",
@@ -208,7 +218,7 @@ impl Expression {
             Self::FlowsOver { .. } | Self::PacketsOver { .. } => "dynset",
             Self::Reset | Self::Unreachable => "reject",
             Self::Masquerade => "masq",
-            Self::Decide(_) => "immediate",
+            Self::Constant { .. } | Self::Decide(_) => "immediate",
         }
     }
 
@@ -231,6 +241,15 @@ impl Expression {
             }
             Self::LoadConnectionState { into } => {
                 fields.net_u32(1, into.0).net_u32(2, 0);
+            }
+            Self::LoadMark { into } => {
+                fields.net_u32(1, into.0).net_u32(2, META_MARK);
+            }
+            Self::StoreMark { from } => {
+                fields.net_u32(3, from.0).net_u32(2, META_MARK);
+            }
+            Self::Constant { value, into } => {
+                fields.net_u32(1, into.0).nest(2, |data| write_value(data, value));
             }
             Self::Mask { register, mask } => {
                 fields.net_u32(1, register.0).net_u32(2, register.0).net_u32(3, 4);
@@ -283,6 +302,8 @@ impl Expression {
         }
     }
 }
+
+const META_MARK: u32 = 3;
 
 /// The flag of a limit that turns "up to" into "more than".
 const OVER: u32 = 1;
@@ -523,6 +544,11 @@ pub(super) fn add_set(family: Family, table: &str, set: Set, id: u32) -> Message
             message.net_u32(3, IS_MAP);
             message.net_u32(4, TYPE_NAME << TYPE_BITS | TYPE_ADDRESS).net_u32(5, 20);
             message.net_u32(6, TYPE_MARK).net_u32(7, 4);
+            // Tells `nft` in its own terms that the values are in host order, as marks are.
+            const DATA_ORDER: u8 = 1;
+            const HOST_ORDER: u32 = 1;
+            let [a, b, c, d] = HOST_ORDER.to_ne_bytes();
+            message.attribute(13, &[DATA_ORDER, 4, a, b, c, d]);
         }
         SetKind::AddressAndMark => {
             message.net_u32(3, 0);

@@ -44,6 +44,7 @@ const TYPE_UNICAST: u8 = 1;
 const NEXT_HOP_ON_LINK: u32 = 4;
 const NEIGHBOUR_PERMANENT: u16 = 0x80;
 const UP: u32 = libc::IFF_UP as u32;
+const RUNNING: u32 = libc::IFF_RUNNING as u32;
 
 const MAKE: u16 = REQUEST | ACK | CREATE | EXCLUSIVE;
 
@@ -58,6 +59,8 @@ pub(super) struct Link {
     pub(super) index: LinkIndex,
     pub(super) name: String,
     pub(super) up: bool,
+    /// The kernel has noticed that the other end is up as well.
+    pub(super) running: bool,
 }
 
 /// `struct ifinfomsg`.
@@ -142,9 +145,11 @@ pub(super) fn read_link(received: Received<'_>) -> Option<Link> {
     if received.kind != NEW_LINK {
         return None;
     }
+    let flags = wire::host_u32(received.body.get(8..12)?)?;
     Some(Link {
         index: LinkIndex(wire::host_u32(received.body.get(4..8)?)?),
-        up: wire::host_u32(received.body.get(8..12)?)? & UP != 0,
+        up: flags & UP != 0,
+        running: flags & RUNNING != 0,
         name: wire::text(wire::attribute(received.body.get(16..)?, IFLA_IFNAME)?),
     })
 }
@@ -258,7 +263,8 @@ mod tests {
         message.string(IFLA_IFNAME, "ins-a-0002");
         let bytes = message.seal(1);
         let link = wire::messages(&bytes).find_map(read_link);
-        let expected = Link { index: LinkIndex(9), name: "ins-a-0002".to_owned(), up: true };
+        let expected =
+            Link { index: LinkIndex(9), name: "ins-a-0002".to_owned(), up: true, running: false };
         assert_eq!(link, Some(expected));
     }
 }

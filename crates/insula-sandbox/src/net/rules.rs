@@ -67,7 +67,7 @@ const fn base(name: &'static str, kind: &'static str, hook: Hook, priority: i32)
 
 /// What is not the public internet (IANA's special-purpose registry), and where clouds keep the
 /// credentials of the machine. `open` in the configuration makes exceptions.
-const RESERVED: [&str; 17] = [
+const RESERVED: [&str; 16] = [
     "0.0.0.0/8",
     "10.0.0.0/8",
     "100.64.0.0/10", // carrier NAT; Alibaba's metadata at 100.100.100.200
@@ -84,7 +84,6 @@ const RESERVED: [&str; 17] = [
     "203.0.113.0/24",
     "224.0.0.0/4",
     "240.0.0.0/4",
-    "255.255.255.255/32",
 ];
 
 const DNS_PORT: u16 = 53;
@@ -115,7 +114,9 @@ pub(super) fn rules(config: &NetConfig) -> Vec<Rule> {
 /// and is IPv4, or it is gone. No answer: a liar is owed none.
 fn prerouting(ours: &Ours, rules: &mut Vec<Rule>) {
     add(rules, PREROUTING, "not-ours", [ours.not_incoming(), vec![accept()]]);
-    add(rules, PREROUTING, "true-source", [ipv4(), mark_of_source(), vec![accept()]]);
+    // Unmarked again at once: the mark could mean something to the routing that follows.
+    let true_source = [ipv4(), mark_by_source(), unmark(), vec![accept()]];
+    add(rules, PREROUTING, "true-source", true_source);
     add(rules, PREROUTING, "spoofed", [vec![Expression::Decide(Verdict::Drop)]]);
 }
 
@@ -153,7 +154,8 @@ fn from_instance(ours: &Ours, config: &NetConfig, rules: &mut Vec<Rule>) {
     let too_many = [state(STATE_NEW), ipv4(), too_many_flows(), vec![jump(REFUSE)]];
     add(rules, CHAIN, "too-many", too_many);
     // Asked for every packet, also of a known connection: the address may have a new owner.
-    let neighbours = [ours.outgoing(), ipv4(), same_environment(), vec![accept()]];
+    add(rules, CHAIN, "environment", [ours.outgoing(), ipv4(), mark_by_source()]);
+    let neighbours = [ours.outgoing(), ipv4(), is_member(), unmark(), vec![accept()]];
     add(rules, CHAIN, "same-environment", neighbours);
     add(rules, CHAIN, "other-environment", [ours.outgoing(), vec![jump(REFUSE)]]);
     let answers = STATE_ESTABLISHED | STATE_RELATED;
@@ -309,25 +311,31 @@ fn too_many_questions() -> Vec<Expression> {
     ]
 }
 
-const MARK: Register = Register::word(9);
-
-/// Holds when interface and source address were registered together; leaves the mark behind.
-fn mark_of_source() -> Vec<Expression> {
+/// Holds when interface and source address were registered together, and gives the packet the mark of its
+/// environment. A packet arrives unmarked: leaving a namespace takes the mark away.
+///
+/// The mark goes by the packet and not by a register because `nft` cannot list a key that was looked up.
+fn mark_by_source() -> Vec<Expression> {
+    const MARK: Register = Register::word(8);
     // The name takes four words, so the address stands in the fifth.
     vec![
         Expression::LoadMeta { what: Meta::IncomingName, into: WORK },
         load_address(AddressOf::Source, Register::word(4)),
         Expression::Map { map: SOURCES, key: WORK, into: MARK },
+        Expression::StoreMark { from: MARK },
     ]
 }
 
-fn same_environment() -> Vec<Expression> {
-    // The destination goes right before the mark: together they are the key.
-    const DESTINATION: Register = Register::word(8);
-    let mut steps = mark_of_source();
-    steps.push(load_address(AddressOf::Destination, DESTINATION));
-    steps.push(Expression::Find { set: MEMBERS, key: DESTINATION });
-    steps
+fn is_member() -> Vec<Expression> {
+    vec![
+        load_address(AddressOf::Destination, WORK),
+        Expression::LoadMark { into: Register::word(1) },
+        Expression::Find { set: MEMBERS, key: WORK },
+    ]
+}
+
+fn unmark() -> Vec<Expression> {
+    vec![Expression::Constant { value: [0; 4], into: WORK }, Expression::StoreMark { from: WORK }]
 }
 
 #[cfg(test)]

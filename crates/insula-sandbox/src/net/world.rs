@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use rustix::thread::{ThreadNameSpaceType, UnshareFlags, move_into_thread_name_spaces};
 
+use super::attach::await_running;
 use super::netlink::Socket;
 use super::nft::{self, Expression, Family, Place, Rule, Verdict};
 use super::route::{self, End, LinkIndex, Mac};
@@ -164,6 +165,7 @@ impl World {
             messages.push(route::default_route(UPLINK, eth0));
             Socket::route().unwrap().transact("make the outside", messages, |_| {}).unwrap();
         });
+        self.host.run(|| await_running(&mut Socket::route().unwrap(), "up0")).unwrap();
     }
 
     fn instance(&self, last_byte: u8, environment: u32) -> (Namespace, Attachment) {
