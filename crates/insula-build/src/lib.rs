@@ -5,6 +5,8 @@
 //! process or stores anything.
 
 pub mod detect;
+pub mod entry;
+pub mod folder;
 pub mod problem;
 pub mod procfile;
 pub mod runtime;
@@ -12,6 +14,8 @@ pub mod source;
 pub mod spec_file;
 
 pub use detect::{Detected, detect};
+pub use entry::{Entry, Node};
+pub use folder::Folder;
 pub use problem::{Problem, Problems};
 pub use runtime::{found_in_usr, runtime_hint};
 pub use source::{SourceFile, SourceView, WANTED};

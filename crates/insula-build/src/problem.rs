@@ -78,6 +78,15 @@ impl Problems {
         if list.is_empty() { Ok(()) } else { Err(Self::from(list)) }
     }
 
+    /// The same, of which only some are shown.
+    pub fn shown(list: Vec<Problem>, max: usize) -> Result<(), Self> {
+        Self::check(list).map_err(|mut problems| {
+            problems.left_out += problems.list.len().saturating_sub(max);
+            problems.list.truncate(max);
+            problems
+        })
+    }
+
     pub fn iter(&self) -> std::slice::Iter<'_, Problem> {
         self.list.iter()
     }

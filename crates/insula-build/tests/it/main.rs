@@ -1,4 +1,5 @@
 //! Detection over whole sources, folders and archives: everything that looks from outside.
 
 mod detection;
+mod folder;
 mod show;
