@@ -2,7 +2,7 @@
 
 use anyhow::{Result, bail};
 
-use crate::machine;
+use crate::{machine, process};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -20,7 +20,40 @@ struct Entry {
     run: fn() -> Result<()>,
 }
 
-const ENTRIES: &[Entry] = &[];
+const ENTRIES: &[Entry] = &[
+    Entry {
+        kind: Kind::Bench,
+        name: "first-200",
+        shows: "from `insula deploy` to the first 200: static and Python, first and changed",
+        run: || story("first-200"),
+    },
+    Entry {
+        kind: Kind::Bench,
+        name: "idle",
+        shows: "memory (PSS) and processor of all our processes, without apps and with ten",
+        run: || story("idle"),
+    },
+    Entry {
+        kind: Kind::Bench,
+        name: "moves",
+        shows: "200 requests a second during 20 deploys, 20 rollbacks and kills behind two",
+        run: || story("moves"),
+    },
+    Entry {
+        kind: Kind::Soak,
+        name: "kills",
+        shows: "kill -9 of each role and of all at 100 random moments during deployments",
+        run: || story("kills"),
+    },
+];
+
+/// Told by the end-to-end crate, with the release binary.
+fn story(name: &str) -> Result<()> {
+    let packages = ["--package", "insula", "--package", "insula-e2e"];
+    process::run(process::cargo().args(["build", "--release"]).args(packages))?;
+    let program = ["--package", "insula-e2e", "--bin", "insula-measure", "--", name];
+    process::run(process::cargo().args(["run", "--release", "--quiet"]).args(program))
+}
 
 pub fn run(kind: Kind, name: &str) -> Result<()> {
     let Some(entry) = ENTRIES.iter().find(|entry| entry.kind == kind && entry.name == name) else {

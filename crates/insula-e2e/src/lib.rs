@@ -1,1 +1,13 @@
-//! Tests of the real binary.
+//! Tests of the real binary: `insula up` on this machine, used as people use it.
+//!
+//! The library is a hand that starts, asks, breaks and looks; `tests/it` tells stories with it in
+//! bounded form, and the program `insula-measure` runs the same stories at full length for
+//! `cargo xtask bench` and `cargo xtask soak`.
+
+pub mod folder;
+pub mod host;
+pub mod http;
+pub mod load;
+pub mod machine;
+pub mod process;
+pub mod story;

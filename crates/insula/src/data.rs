@@ -13,6 +13,8 @@ use insula_kit::lock::{Lock, LockError};
 const FORMAT: u32 = 1;
 /// The file with the number has nothing else in it.
 const FORMAT_FILE_BYTES_MAX: u64 = 64;
+/// Interface names have 15 bytes in all.
+const TAG_CHARS: usize = 6;
 /// Others may pass through to what is theirs, and see no list.
 const PASSAGE: u32 = 0o711;
 const PRIVATE: u32 = 0o700;
@@ -64,6 +66,12 @@ impl Data {
     }
     pub fn edge_socket(&self) -> PathBuf {
         self.root.join("run/edge.sock")
+    }
+
+    /// Keeps what two data folders make in one kernel apart: six characters of the path's digest.
+    pub fn tag(&self) -> String {
+        let digest = insula_kit::digest::sha256(self.root.as_os_str().as_encoded_bytes());
+        insula_kit::digest::hex(&digest)[..TAG_CHARS].to_owned()
     }
 
     /// Makes the folder, or checks that it is one of ours that we can read.

@@ -3,7 +3,9 @@
 pub mod agent;
 pub mod backup;
 mod blobs;
+mod build_env;
 pub mod gateway;
+mod resolver;
 pub mod server;
 
 use std::process::ExitCode;

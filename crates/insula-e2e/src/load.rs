@@ -1,0 +1,119 @@
+//! A steady, bounded stream of requests that notices every one that fails.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crate::http::Connection;
+
+/// Connections that share the rate. Each is used for a while and then made anew, as browsers do.
+const CONNECTIONS: u32 = 4;
+const REQUESTS_PER_CONNECTION: u32 = 50;
+/// A load ends by itself, whatever becomes of the test.
+const TIME_MAX: Duration = Duration::from_secs(30 * 60);
+
+#[derive(Debug)]
+pub struct Load {
+    stop: Arc<AtomicBool>,
+    workers: Vec<JoinHandle<()>>,
+    seen: Arc<Mutex<Seen>>,
+}
+
+#[derive(Debug, Clone, Default)]
+pub struct Seen {
+    pub good: u64,
+    pub failed: Vec<String>,
+    pub latencies_us: Vec<u64>,
+}
+
+impl Seen {
+    pub fn percentile_us(&self, per_mille: usize) -> u64 {
+        let mut sorted = self.latencies_us.clone();
+        sorted.sort_unstable();
+        let at = (sorted.len() * per_mille / 1_000).min(sorted.len().saturating_sub(1));
+        sorted.get(at).copied().unwrap_or(0)
+    }
+}
+
+impl Load {
+    /// `rate` requests a second in all.
+    pub fn start(to: SocketAddr, host: &str, path: &str, rate: u32) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let seen = Arc::new(Mutex::new(Seen::default()));
+        let pause = Duration::from_secs(1) * CONNECTIONS / rate.max(1);
+        let workers = (0..CONNECTIONS)
+            .map(|_| {
+                let (stop, seen) = (Arc::clone(&stop), Arc::clone(&seen));
+                let (host, path) = (host.to_owned(), path.to_owned());
+                std::thread::spawn(move || work(to, &host, &path, pause, &stop, &seen))
+            })
+            .collect();
+        Self { stop, workers, seen }
+    }
+
+    pub fn seen(&self) -> Seen {
+        self.seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+    }
+
+    pub fn finish(mut self) -> Seen {
+        self.end();
+        self.seen()
+    }
+
+    fn end(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        for worker in self.workers.drain(..) {
+            // A worker that panicked has said so already.
+            let _ = worker.join();
+        }
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+fn work(
+    to: SocketAddr,
+    host: &str,
+    path: &str,
+    pause: Duration,
+    stop: &AtomicBool,
+    seen: &Mutex<Seen>,
+) {
+    let began = Instant::now();
+    let mut due = began;
+    let mut connection: Option<(Connection, u32)> = None;
+    while !stop.load(Ordering::Relaxed) && began.elapsed() < TIME_MAX {
+        std::thread::sleep(due.saturating_duration_since(Instant::now()));
+        due += pause;
+        let asked = Instant::now();
+        let answer = match connection.take() {
+            Some((open, used)) if used < REQUESTS_PER_CONNECTION => Ok((open, used)),
+            _ => Connection::open(to).map(|open| (open, 0)),
+        }
+        .and_then(|(mut open, used)| {
+            let answer = open.get(host, path)?;
+            let closes =
+                answer.header("connection").is_some_and(|c| c.eq_ignore_ascii_case("close"));
+            if !closes {
+                connection = Some((open, used + 1));
+            }
+            Ok(answer)
+        });
+        let mut seen = seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        match answer {
+            Ok(answer) if answer.status == 200 => {
+                seen.good += 1;
+                seen.latencies_us
+                    .push(u64::try_from(asked.elapsed().as_micros()).unwrap_or(u64::MAX));
+            }
+            Ok(answer) => seen.failed.push(format!("status {}", answer.status)),
+            Err(error) => seen.failed.push(format!("{error:#}")),
+        }
+    }
+}

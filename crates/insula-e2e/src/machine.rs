@@ -1,0 +1,301 @@
+//! `insula up`, started for one test, with a data folder, ports and a network of its own.
+
+use std::io::{BufRead, BufReader};
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use rustix::process::Signal;
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::host::Traces;
+use crate::http::{self, Answer};
+use crate::process;
+
+/// How long `up` may take until it greets, on a machine that is busy with other tests.
+const UP_TIME_MAX: Duration = Duration::from_secs(60);
+/// How long a command may take.
+const END_TIME_MAX: Duration = Duration::from_secs(60);
+/// Between looks at something that changes by itself.
+pub const LOOK: Duration = Duration::from_millis(20);
+
+/// Counts the machines of this process, so that each gets a network of its own.
+static MACHINES: AtomicU32 = AtomicU32::new(0);
+
+#[derive(Debug)]
+pub struct Machine {
+    folder: TempDir,
+    up: Option<Child>,
+    pub api: SocketAddr,
+    pub edge: SocketAddr,
+    pool: String,
+    program: PathBuf,
+    /// More arguments for `up`.
+    pub more: Vec<String>,
+    log: PathBuf,
+}
+
+/// The binary that is tested: `INSULA_BIN`, else the one beside the test.
+pub fn program() -> Result<PathBuf> {
+    if let Some(given) = std::env::var_os("INSULA_BIN") {
+        return Ok(given.into());
+    }
+    let test = std::env::current_exe()?;
+    let found = test.ancestors().map(|folder| folder.join("insula")).find(|path| path.is_file());
+    found
+        .context("find the insula binary; build it with `cargo build -p insula`, or set INSULA_BIN")
+}
+
+fn free_port() -> Result<SocketAddr> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?)
+}
+
+impl Machine {
+    pub fn start() -> Result<Self> {
+        let mut machine = Self::prepare()?;
+        machine.up()?;
+        Ok(machine)
+    }
+
+    /// Everything but `up`.
+    pub fn prepare() -> Result<Self> {
+        let folder = tempfile::Builder::new().prefix("insula-e2e").tempdir()?;
+        let number = MACHINES.fetch_add(1, Ordering::Relaxed);
+        // A network for each process and machine; tests of one run do not meet.
+        let net = (std::process::id() + number) % 250;
+        let log = folder.path().join("up.log");
+        Ok(Self {
+            folder,
+            up: None,
+            api: free_port()?,
+            edge: free_port()?,
+            pool: format!("10.88.{net}.0/24"),
+            program: program()?,
+            more: Vec::new(),
+            log,
+        })
+    }
+
+    pub fn data(&self) -> PathBuf {
+        self.folder.path().join("data")
+    }
+
+    /// What the platform itself wrote to stderr.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    pub fn up(&mut self) -> Result<()> {
+        let log = std::fs::File::options().create(true).append(true).open(&self.log)?;
+        let mut child = Command::new(&self.program)
+            .args(["up", "--log-json", "--api", &self.api.to_string()])
+            .args(["--edge", &self.edge.to_string(), "--pool", &self.pool])
+            .arg("--data")
+            .arg(self.data())
+            .args(&self.more)
+            .env("INSULA_LOG", "info")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(log)
+            .spawn()
+            .context("start insula up")?;
+        let stdout = child.stdout.take().context("stdout of up")?;
+        self.up = Some(child);
+        let (told, greeted) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                // Nobody may be listening any more; reading goes on so that `up` never blocks.
+                let _ = told.send(line);
+            }
+        });
+        let deadline = Instant::now() + UP_TIME_MAX;
+        while let Ok(line) =
+            greeted.recv_timeout(deadline.saturating_duration_since(Instant::now()))
+        {
+            if line.starts_with("Insula is up") {
+                return Ok(());
+            }
+        }
+        bail!("insula up did not greet; it said:\n{}", self.log());
+    }
+
+    pub fn up_pid(&self) -> Option<u32> {
+        self.up.as_ref().map(Child::id)
+    }
+
+    /// The pid of a role that `up` started.
+    pub fn role(&self, name: &str) -> Option<u32> {
+        let up = self.up_pid()?;
+        process::children(up)
+            .into_iter()
+            .find(|pid| process::arguments(*pid).get(1).is_some_and(|role| role == name))
+    }
+
+    /// All processes that belong to this data folder and are not sandboxes, by role.
+    pub fn processes(&self) -> Vec<(String, u32)> {
+        let data = self.data().display().to_string();
+        process::with_argument(&data)
+            .into_iter()
+            .map(|(pid, args)| (args.get(1).cloned().unwrap_or_default(), pid))
+            .collect()
+    }
+
+    pub fn keeper(&self) -> Option<u32> {
+        self.processes().into_iter().find(|(role, _)| role == "keeper").map(|(_, pid)| pid)
+    }
+
+    /// Ends `up` with a signal and waits for it.
+    pub fn end(&mut self, signal: Signal) -> Result<()> {
+        let Some(mut up) = self.up.take() else { return Ok(()) };
+        process::signal(up.id(), signal)?;
+        let deadline = Instant::now() + END_TIME_MAX;
+        while up.try_wait()?.is_none() {
+            if Instant::now() > deadline {
+                up.kill()?;
+                bail!("insula up did not end after {signal:?}; it said:\n{}", self.log());
+            }
+            std::thread::sleep(LOOK);
+        }
+        Ok(())
+    }
+
+    pub fn down(&self) -> Result<Output> {
+        let down =
+            Command::new(&self.program).arg("down").arg("--data").arg(self.data()).output()?;
+        Ok(down)
+    }
+
+    /// The command line, as the operator uses it.
+    pub fn cli(&self, args: &[&str]) -> Result<Output> {
+        let output = Command::new(&self.program)
+            .args(args)
+            .env("INSULA_DATA", self.data())
+            .env("HOME", self.folder.path())
+            .env("NO_COLOR", "1")
+            .stdin(Stdio::null())
+            .output()?;
+        Ok(output)
+    }
+
+    /// A command that has to succeed.
+    pub fn ok(&self, args: &[&str]) -> Result<String> {
+        let output = self.cli(args)?;
+        let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
+        if !output.status.success() {
+            let stderr = String::from_utf8_lossy(&output.stderr);
+            bail!(
+                "insula {args:?} ended with {}\nstdout: {stdout}\nstderr: {stderr}\nlog:\n{}",
+                output.status,
+                self.log()
+            );
+        }
+        Ok(stdout)
+    }
+
+    pub fn json(&self, args: &[&str]) -> Result<Value> {
+        let with_json = [args, &["--json"]].concat();
+        let text = self.ok(&with_json)?;
+        serde_json::from_str(&text).with_context(|| format!("{args:?} printed {text:?}"))
+    }
+
+    /// Deploys a folder and returns the object that `deploy --json` prints.
+    pub fn deploy(&self, folder: &Path, app: &str) -> Result<Value> {
+        let path = folder.to_str().context("path")?;
+        self.json(&["deploy", path, "--app", app])
+    }
+
+    /// Deploys something that must not become live; the object tells why.
+    pub fn deploy_fails(&self, folder: &Path, app: &str) -> Result<Value> {
+        let path = folder.to_str().context("path")?;
+        let output = self.cli(&["deploy", path, "--app", app, "--json"])?;
+        if output.status.success() {
+            bail!("the deployment became live");
+        }
+        let text = String::from_utf8_lossy(&output.stdout);
+        serde_json::from_str(&text).with_context(|| {
+            format!("printed {text:?} and {}", String::from_utf8_lossy(&output.stderr))
+        })
+    }
+
+    /// Asks the gateway for a page of an app.
+    pub fn visit(&self, url: &str, path: &str) -> Result<Answer> {
+        http::get(self.edge, &host_of(url)?, path)
+    }
+
+    /// A request to the API with the operator's token.
+    pub fn api(&self, method: &str, path: &str, body: Option<&Value>) -> Result<Answer> {
+        let text = std::fs::read_to_string(self.data().join("operator.json"))?;
+        let operator: Value = serde_json::from_str(&text)?;
+        let token = operator["token"].as_str().context("token")?;
+        self.api_as(token, method, path, body)
+    }
+
+    pub fn api_as(
+        &self,
+        token: &str,
+        method: &str,
+        path: &str,
+        body: Option<&Value>,
+    ) -> Result<Answer> {
+        let bearer = format!("Bearer {token}");
+        let body = body.map(Value::to_string).unwrap_or_default();
+        let headers = [("Authorization", bearer.as_str()), ("Content-Type", "application/json")];
+        let host = self.api.to_string();
+        http::Connection::open(self.api)?.send(method, &host, path, &headers, body.as_bytes())
+    }
+
+    /// Six characters that stand in the names of what this installation makes in the kernel.
+    pub fn tag(&self) -> Result<String> {
+        let text = self.ok(&["doctor", "--tag"])?;
+        Ok(text.trim().to_owned())
+    }
+
+    pub fn traces(&self) -> Result<Traces> {
+        Ok(Traces::of(&self.data(), &self.tag()?))
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        if let Err(error) = self.end(Signal::TERM) {
+            eprintln!("{error:#}");
+        }
+        if self.data().exists()
+            && let Ok(down) = self.down()
+            && !down.status.success()
+        {
+            eprintln!("insula down: {}", String::from_utf8_lossy(&down.stderr));
+        }
+        if std::thread::panicking() {
+            eprintln!("--- log of insula up ---\n{}", self.log());
+        }
+    }
+}
+
+/// The host and port of `http://host:port/`.
+pub fn host_of(url: &str) -> Result<String> {
+    let rest = url.strip_prefix("http://").with_context(|| format!("not a URL: {url}"))?;
+    Ok(rest.split('/').next().unwrap_or(rest).to_owned())
+}
+
+/// Waits until something is so, and says what was waited for if it never is.
+pub fn wait_for(
+    what: &str,
+    within: Duration,
+    mut look: impl FnMut() -> Result<bool>,
+) -> Result<()> {
+    let deadline = Instant::now() + within;
+    loop {
+        if look()? {
+            return Ok(());
+        }
+        if Instant::now() > deadline {
+            bail!("{what}: not within {within:?}");
+        }
+        std::thread::sleep(LOOK);
+    }
+}

@@ -1,0 +1,4 @@
+//! The real binary, used as people use it.
+
+mod everyday;
+mod faults;

@@ -1,0 +1,75 @@
+//! A node, as a process.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use insula_agent::{AgentConfig, Endpoint, HostAccess, Names};
+use insula_sandbox::net::NetConfig;
+use tokio::sync::watch;
+
+use super::LogFormatArg;
+use crate::data::Data;
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The data folder
+    #[arg(long, env = "INSULA_DATA", value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// What this node is called
+    #[arg(long, default_value = "local", value_name = "NAME")]
+    name: insula_model::NodeName,
+    /// The network that instances get addresses from
+    #[arg(long, default_value = "10.87.0.0/16", value_name = "CIDR")]
+    pool: String,
+    /// A private range that apps may reach (may be given again)
+    #[arg(long, value_name = "CIDR")]
+    open: Vec<String>,
+    /// Show apps the host's /usr/local and /usr/src
+    #[arg(long)]
+    open_usr_local: bool,
+    /// How to log
+    #[arg(long, value_enum, default_value = "auto")]
+    log_format: LogFormatArg,
+}
+
+pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    super::begin("agent", args.log_format)?;
+    let data = Data::choose(args.data)?;
+    // Mostly waiting: one thread, with blocking work on threads of its own.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let (names, published) = watch::channel(Names::default());
+    let host = if rustix::process::geteuid().is_root() {
+        let pool = args.pool.parse().context("--pool")?;
+        let open = args.open.iter().map(|range| range.parse()).collect::<Result<_, _>>();
+        let tag = data.tag().parse().context("name our part of the network")?;
+        HostAccess::Full { net: NetConfig::new(tag, pool, open.context("--open")?)? }
+    } else {
+        HostAccess::Development
+    };
+    let resolver = match &host {
+        HostAccess::Full { net } => Some(net.gateway()),
+        HostAccess::Development => None,
+    };
+    let config = AgentConfig {
+        data: data.root().to_owned(),
+        server: Endpoint::Unix(data.node_socket()),
+        name: args.name,
+        host,
+        program: "/proc/self/exe".into(),
+        capacity: None,
+        build: super::build_env::settings(std::env::vars()),
+        open_usr_local: args.open_usr_local,
+        names,
+    };
+    super::run_until_asked(&runtime, |shutdown| async move {
+        let names = resolver.map(|address| {
+            tokio::spawn(super::resolver::run(address, published, shutdown.clone()))
+        });
+        insula_agent::run(config, shutdown).await.context("run the agent")?;
+        if let Some(names) = names {
+            names.await?;
+        }
+        Ok(())
+    })
+}
