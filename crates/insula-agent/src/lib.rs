@@ -1,4 +1,44 @@
-//! The node agent: builds, sandboxes, probes, logs.
+//! The node agent: holds what the control plane decided for its node, and reports what it observes.
+//!
+//! ```text
+//!   server ◄──session──► node ──► instance tasks ──► sandboxes ──► apps
+//!             ▲            │          │    └──► probes
+//!             └── board ◄──┴──────────┴──► build tasks
+//! ```
+//!
+//! Decisions are pure functions (`node::decide`, `instance::life`, `probe::judge`); the shells around
+//! them do one step at a time and write down what they are about to do, so that the next agent can
+//! go on after a `kill -9` at any point. Losing the server changes nothing here. Not here: what
+//! should run (the server decides), and answering names (see `Names`).
 
+mod agent;
+mod artifact;
+mod board;
+mod boot;
+mod build;
+mod config;
+mod down;
+mod error;
+mod facts;
+mod host;
+mod identity;
+mod instance;
 pub mod keeper;
+mod kept;
+mod layout;
 pub mod log;
+mod names;
+mod node;
+mod places;
+mod probe;
+mod sandbox;
+mod server;
+mod session;
+mod shared;
+
+pub use agent::{AgentError, run};
+pub use config::{AgentConfig, BuildSettings, Endpoint, HostAccess};
+pub use down::{DownError, DownReport, down};
+pub use identity::IdentityError;
+pub use names::{Names, ServiceName};
+pub use sandbox::SandboxError;

@@ -1,0 +1,173 @@
+//! Puts the parts together, and takes them apart in the right order.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Arc, RwLock};
+
+use insula_kit::clock::{Clock, SystemClock};
+use insula_kit::files::FileError;
+use insula_kit::random::{Random, SystemRandom};
+use insula_kit::shutdown::{Cause, Shutdown};
+use insula_sandbox::net::NetError;
+use insula_wire::node as wire;
+use tokio::sync::mpsc;
+
+use crate::artifact::Artifacts;
+use crate::board::Board;
+use crate::config::{AgentConfig, HostAccess};
+use crate::down::open_sandboxes;
+use crate::error::chain;
+use crate::identity::{Identity, IdentityError};
+use crate::instance::InstanceRecord;
+use crate::kept::{self, Secrets};
+use crate::layout::Layout;
+use crate::log::LogRoot;
+use crate::names::NameBoard;
+use crate::node::Node;
+use crate::places::Places;
+use crate::sandbox::SandboxError;
+use crate::server::Server;
+use crate::session::Session;
+use crate::shared::Shared;
+use crate::{facts, host, keeper};
+
+/// Targets on their way from the session: each holds everything, so few are enough.
+const TARGETS_QUEUE: usize = 2;
+
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    #[error("make the agent's folders")]
+    Folder(#[from] FileError),
+    #[error("make {}", path.display())]
+    Make {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("start the sandbox driver")]
+    Sandbox(#[from] SandboxError),
+    #[error("put up the host's network")]
+    Network(#[from] NetError),
+    #[error("open the artifacts")]
+    Artifacts(#[source] io::Error),
+    #[error("read the records of instances")]
+    Records(#[source] io::Error),
+    #[error("start the keeper")]
+    Keeper(#[source] io::Error),
+}
+
+/// Runs the agent until the end is asked for. Ctrl-C takes the apps along; any other end leaves them
+/// running for the next agent.
+pub async fn run(config: AgentConfig, shutdown: Shutdown) -> Result<(), AgentError> {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let random: Arc<dyn Random> = Arc::new(SystemRandom::new());
+    let layout = Layout::new(&config.data);
+    let (identity, key) = Identity::settle(&layout, &config, &*clock, &*random)?;
+    for path in [layout.states(), layout.builds(), layout.run()] {
+        insula_kit::files::create_private_folder(&path)?;
+    }
+    let net = match &config.host {
+        HostAccess::Full { net } => Some(net.clone()),
+        HostAccess::Development => None,
+    };
+    if let Some(net) = net.clone() {
+        on_thread(move || host::prepare(&net)).await??;
+    }
+    let sandboxes = open_sandboxes(&layout, &identity)?;
+    let data = config.data.clone();
+    on_thread(move || keeper::spawn_if_absent(&data)).await?.map_err(AgentError::Keeper)?;
+    let (records, foreign) = InstanceRecord::load_all(&layout).map_err(AgentError::Records)?;
+    for path in foreign {
+        tracing::error!(path = %path.display(), "not a record of this version: let alone");
+    }
+    let named: BTreeSet<_> = records.iter().filter_map(|it| it.sandbox.clone()).collect();
+    host::sweep_sandboxes(&sandboxes, &named).await?;
+
+    let server = Server::new(&config.server);
+    let artifacts = Artifacts::open(&layout, server.clone(), config.host.mode())
+        .map_err(AgentError::Artifacts)?;
+    let shared = Arc::new(Shared {
+        logs: LogRoot::of(&config.data),
+        board: Board::default(),
+        names: NameBoard::new(config.names),
+        places: Places::new(net.clone(), layout.last_address()),
+        sandboxes,
+        artifacts,
+        server: server.clone(),
+        clock,
+        secrets: RwLock::new(Secrets::default()),
+        program: config.program,
+        open_usr_local: config.open_usr_local,
+        build: config.build,
+        layout: layout.clone(),
+    });
+    let kept = kept::load(&layout, &key).unwrap_or_else(|error| {
+        // What runs goes on as it is; the server sends another.
+        tracing::error!(error = %chain(&error), "the last Target cannot be read");
+        None
+    });
+    let mut node = Node::new(Arc::clone(&shared), Arc::new(key), Arc::clone(&random));
+    node.resume(records, kept).await;
+
+    let (targets, mut received) = mpsc::channel(TARGETS_QUEUE);
+    let usage = Arc::clone(&shared);
+    let session = Session {
+        node: identity.node,
+        name: identity.name,
+        version: env!("CARGO_PKG_VERSION"),
+        facts: facts::gather(identity.mode, config.capacity).await,
+        server,
+        board: shared.board.clone(),
+        logs: shared.logs.clone(),
+        targets,
+        usage: Arc::new(move || usage_of(&usage)),
+        random,
+    };
+    let session = tokio::spawn(session.keep(shutdown.clone()));
+    let upkeep = tokio::spawn(host::keep(shared, net, shutdown.clone()));
+    let cause = tokio::select! {
+        () = node.run(&mut received) => Cause::Own,
+        cause = shutdown.requested() => cause,
+    };
+    match cause {
+        Cause::Interrupt => {
+            tracing::info!("stopping the apps");
+            tokio::select! {
+                () = node.stop_all() => {}
+                () = shutdown.insisted() => tracing::warn!("not waiting for the apps"),
+            }
+        }
+        Cause::Terminate | Cause::Own => node.leave().await,
+    }
+    session.abort();
+    upkeep.abort();
+    Ok(())
+}
+
+/// What each instance uses now. Reads a few files of the kernel for each.
+fn usage_of(shared: &Shared) -> wire::UsageReport {
+    let (records, _) = InstanceRecord::load_all(&shared.layout).unwrap_or_default();
+    let mut report = wire::UsageReport::default();
+    for record in records {
+        let Some(id) = record.sandbox.filter(|_| record.life.is_running()) else { continue };
+        let Some(sandbox) = shared.sandboxes.load_now(&id) else { continue };
+        let Some(usage) = shared.sandboxes.usage(&sandbox) else { continue };
+        report.instances.push(wire::InstanceUsage {
+            instance: record.target.id.to_string(),
+            memory_bytes: usage.rss_bytes,
+            cpu_usec: usage.cpu_usec,
+            pids: u32::try_from(usage.pids).unwrap_or(u32::MAX),
+            log_dropped_bytes: shared.sandboxes.dropped_bytes(&sandbox),
+        });
+    }
+    report
+}
+
+async fn on_thread<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, SandboxError> {
+    tokio::task::spawn_blocking(work).await.map_err(|_| SandboxError::Thread)
+}

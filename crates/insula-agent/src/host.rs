@@ -1,0 +1,74 @@
+//! Keeps the host's share in order: its network, and nothing left over from what is gone.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use insula_kit::shutdown::Shutdown;
+use insula_sandbox::SandboxId;
+use insula_sandbox::net::{self, NetConfig};
+
+use crate::error::chain;
+use crate::sandbox::{SandboxError, Sandboxes};
+use crate::shared::Shared;
+
+/// Somebody who reloads the firewall of the machine cuts our instances off for at most this long.
+const LOOK_EVERY: Duration = Duration::from_secs(30);
+
+/// Before anything runs: the network stands, or the agent does not start.
+pub fn prepare(net: &NetConfig) -> Result<(), net::NetError> {
+    net::ensure_host(net)
+}
+
+/// Ends what no record names: sandboxes of builds that a dead agent was watching, and of instances
+/// that it was about to write down.
+pub async fn sweep_sandboxes(
+    sandboxes: &Sandboxes,
+    named: &BTreeSet<SandboxId>,
+) -> Result<(), SandboxError> {
+    for record in sandboxes.list().await? {
+        if !named.contains(&record.id) {
+            tracing::info!(sandbox = %record.id, "remove a sandbox that no record names");
+            sandboxes.destroy(record).await?;
+        }
+    }
+    let swept = sandboxes.sweep().await?;
+    for (id, error) in swept.failed {
+        tracing::warn!(sandbox = %id, error = %chain(&error), "remove a sandbox that was half-made");
+    }
+    Ok(())
+}
+
+/// Looks now and then, and repairs.
+pub async fn keep(shared: Arc<Shared>, net: Option<NetConfig>, shutdown: Shutdown) {
+    let Some(net) = net else { return };
+    let mut told = BTreeSet::new();
+    loop {
+        tokio::select! {
+            _ = shutdown.requested() => return,
+            () = tokio::time::sleep(LOOK_EVERY) => {}
+        }
+        let (config, live) = (net.clone(), shared.places.attachments());
+        let looked = tokio::task::spawn_blocking(move || look(&config, &live)).await;
+        match looked {
+            Ok(Ok(drifts)) => {
+                for drift in drifts.difference(&told) {
+                    tracing::warn!(drift, "the host's network");
+                }
+                told = drifts;
+            }
+            Ok(Err(error)) => tracing::warn!(error = %chain(&error), "repair the host's network"),
+            Err(error) => tracing::error!(%error, "look at the host's network"),
+        }
+    }
+}
+
+/// Repairs what is ours; says what is not.
+fn look(config: &NetConfig, live: &[net::Attachment]) -> Result<BTreeSet<String>, net::NetError> {
+    let drifts = net::check_host(config)?;
+    if drifts.iter().any(net::Drift::is_ours) {
+        net::ensure_host(config)?;
+    }
+    net::sweep(config, live)?;
+    Ok(drifts.iter().map(ToString::to_string).collect())
+}

@@ -1,0 +1,111 @@
+//! Who this node is: chosen once and kept, with the key that seals its secrets.
+
+use insula_kit::clock::Clock;
+use insula_kit::files::{self, Access, FileError};
+use insula_kit::random::Random;
+use insula_kit::seal::{Key, KeyFileError};
+use insula_model::ids::ID_RANDOM_BYTES;
+use insula_model::node::NodeMode;
+use insula_model::{NodeId, NodeName, Timestamp};
+use insula_sandbox::net::{BadConfig, Ipv4Cidr, NetConfig, NetTag};
+use serde::{Deserialize, Serialize};
+
+use crate::config::{AgentConfig, HostAccess};
+use crate::layout::Layout;
+
+#[derive(Debug, thiserror::Error)]
+pub enum IdentityError {
+    #[error("load who this node is")]
+    File(#[from] FileError),
+    #[error("load the node's key")]
+    Key(#[from] KeyFileError),
+    #[error("load the node's network")]
+    Net(#[from] BadConfig),
+    #[error(
+        "this data folder is of a node that ran {was}; start it that way again, or run `insula down` first"
+    )]
+    OtherMode { was: &'static str },
+}
+
+/// `node.json`: also what `down` goes by when neither agent nor configuration is there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    pub node: NodeId,
+    pub name: NodeName,
+    pub mode: NodeMode,
+    pub net: Option<KeptNet>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeptNet {
+    pub tag: NetTag,
+    pub pool: Ipv4Cidr,
+    pub open: Vec<Ipv4Cidr>,
+}
+
+impl KeptNet {
+    pub fn config(&self) -> Result<NetConfig, BadConfig> {
+        NetConfig::new(self.tag.clone(), self.pool, self.open.clone())
+    }
+}
+
+impl Identity {
+    /// The name of our control groups: one per data folder.
+    pub fn cgroup_parent(&self) -> String {
+        match &self.net {
+            Some(net) => format!("insula-{}", net.tag),
+            None => format!("insula-{}", self.node.short()),
+        }
+    }
+
+    pub fn load(layout: &Layout) -> Result<Option<Self>, IdentityError> {
+        match files::read_json(&layout.node()) {
+            Ok(identity) => Ok(Some(identity)),
+            Err(error) if error.is_missing() => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The node that this folder is of; on first start a new one.
+    pub fn settle(
+        layout: &Layout,
+        config: &AgentConfig,
+        clock: &dyn Clock,
+        random: &dyn Random,
+    ) -> Result<(Self, Key), IdentityError> {
+        files::create_private_folder(&layout.agent())?;
+        let key = Key::load_or_create(&layout.node_key(), random)?;
+        let before = Self::load(layout)?;
+        let holds = std::fs::read_dir(layout.states()).is_ok_and(|mut dir| dir.next().is_some());
+        if let Some(before) = &before
+            && before.mode != config.host.mode()
+            && holds
+        {
+            let was = match before.mode {
+                NodeMode::Full => "as root",
+                NodeMode::Development => "as an ordinary user",
+            };
+            return Err(IdentityError::OtherMode { was });
+        }
+        let node = before.as_ref().map_or_else(|| new_id(clock, random), |before| before.node);
+        let net = match &config.host {
+            HostAccess::Full { net } => Some(KeptNet {
+                tag: net.tag().clone(),
+                pool: net.pool(),
+                open: net.open().to_vec(),
+            }),
+            HostAccess::Development => None,
+        };
+        let identity = Self { node, name: config.name.clone(), mode: config.host.mode(), net };
+        if before.as_ref() != Some(&identity) {
+            files::write_json(&layout.node(), &identity, Access::Private)?;
+        }
+        Ok((identity, key))
+    }
+}
+
+fn new_id(clock: &dyn Clock, random: &dyn Random) -> NodeId {
+    let mut bytes = [0; ID_RANDOM_BYTES];
+    random.fill(&mut bytes);
+    NodeId::from_parts(Timestamp::from_millis(clock.now_ms()), bytes)
+}

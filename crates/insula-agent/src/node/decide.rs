@@ -1,0 +1,200 @@
+//! Compares what a Target names with what the node holds. Pure.
+//!
+//! Whatever is held and not named stops as if its intent said so. Deciding again after the steps are
+//! done yields nothing.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use insula_model::target::{InstanceIntent, NodeTarget};
+use insula_model::{BuildId, InstanceId};
+
+use crate::instance::{Assignment, Wanted};
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NodeStep {
+    /// Hold an instance that was not held.
+    Begin(InstanceId),
+    /// Tell one that is held what is wanted now.
+    Tell(InstanceId),
+    /// It is held and no longer named.
+    StopUnnamed(InstanceId),
+    BeginBuild(BuildId),
+    /// It is held and no longer named: its result is known, or nobody wants it any more.
+    DropBuild(BuildId),
+}
+
+pub fn decide(
+    target: &NodeTarget,
+    instances: &BTreeMap<InstanceId, Assignment>,
+    builds: &BTreeSet<BuildId>,
+) -> Vec<NodeStep> {
+    let mut steps = Vec::new();
+    let mut named = BTreeSet::new();
+    // What stops first gives its memory to what starts.
+    let mut begin = Vec::new();
+    for wanted in &target.instances {
+        named.insert(wanted.id);
+        match (instances.get(&wanted.id), wanted.intent) {
+            (Some(held), _) if *held == Assignment::of(wanted.clone()) => {}
+            (Some(_), _) => steps.push(NodeStep::Tell(wanted.id)),
+            (None, InstanceIntent::Run) => begin.push(NodeStep::Begin(wanted.id)),
+            // Not here, and should not be.
+            (None, InstanceIntent::Stop) => {}
+        }
+    }
+    let unnamed = instances.iter().filter(|(id, _)| !named.contains(id));
+    steps.extend(
+        unnamed
+            .filter(|(_, held)| held.wanted == Wanted::Run)
+            .map(|(id, _)| NodeStep::StopUnnamed(*id)),
+    );
+    steps.extend(begin);
+    let wanted: BTreeSet<BuildId> = target.builds.iter().map(|build| build.id).collect();
+    steps.extend(builds.difference(&wanted).map(|id| NodeStep::DropBuild(*id)));
+    steps.extend(wanted.difference(builds).map(|id| NodeStep::BeginBuild(*id)));
+    steps
+}
+
+#[cfg(test)]
+mod tests {
+    use expect_test::{Expect, expect};
+    use insula_model::Timestamp;
+    use insula_model::build::BuildPlan;
+    use insula_model::target::BuildTarget;
+    use insula_model::{Bytes, Generation, MilliCpu, Millis, NodeId};
+
+    use super::*;
+    use crate::instance::sample;
+
+    fn instance(name: u8) -> InstanceId {
+        InstanceId::from_parts(Timestamp::from_millis(1), [name; 10])
+    }
+
+    fn build(name: u8) -> BuildTarget {
+        let target = sample();
+        BuildTarget {
+            id: BuildId::from_parts(Timestamp::from_millis(1), [name; 10]),
+            place: target.place,
+            deployment: target.deployment,
+            source: target.artifact.source,
+            plan: BuildPlan::default(),
+            variables: BTreeMap::new(),
+            secrets: vec![],
+            time_limit: Millis::secs(60),
+            memory: Bytes::gib(1),
+            cpu: MilliCpu(1_000),
+            pids: 100,
+            output_max: Bytes::gib(1),
+            attempt: 1,
+            trace: String::new(),
+        }
+    }
+
+    /// `held` and `named`: letters; an upper one stops, a lower one runs, a digit is a build.
+    fn check(held: &str, named: &str, expected: &Expect) {
+        let (mut instances, mut builds) = (BTreeMap::new(), BTreeSet::new());
+        for name in held.bytes() {
+            match name {
+                b'0'..=b'9' => {
+                    builds.insert(build(name).id);
+                }
+                _ => {
+                    let it = Assignment::of(of(name));
+                    instances.insert(it.target.id, it);
+                }
+            }
+        }
+        let mut target = NodeTarget {
+            node: NodeId::from_parts(Timestamp::from_millis(1), [1; 10]),
+            generation: Generation(1),
+            instances: vec![],
+            builds: vec![],
+        };
+        for name in named.bytes() {
+            match name {
+                b'0'..=b'9' => target.builds.push(build(name)),
+                _ => target.instances.push(of(name)),
+            }
+        }
+        let letter = |id: &InstanceId| {
+            (b'a'..=b'z').find(|name| instance(*name) == *id).map_or('?', char::from)
+        };
+        let digit = |id: &BuildId| {
+            (b'0'..=b'9').find(|name| build(*name).id == *id).map_or('?', char::from)
+        };
+        let mut out = String::new();
+        let steps = decide(&target, &instances, &builds);
+        for step in &steps {
+            out += &match step {
+                NodeStep::Begin(id) => format!("begin {}\n", letter(id)),
+                NodeStep::Tell(id) => format!("tell {}\n", letter(id)),
+                NodeStep::StopUnnamed(id) => format!("stop {}, which is not named\n", letter(id)),
+                NodeStep::BeginBuild(id) => format!("build {}\n", digit(id)),
+                NodeStep::DropBuild(id) => format!("drop build {}\n", digit(id)),
+            };
+        }
+        for step in steps {
+            let wanted = |id: InstanceId| target.instances.iter().find(|it| it.id == id).cloned();
+            match step {
+                NodeStep::Begin(id) | NodeStep::Tell(id) => {
+                    instances.insert(id, Assignment::of(wanted(id).unwrap()));
+                }
+                NodeStep::StopUnnamed(id) => {
+                    instances.get_mut(&id).unwrap().wanted = Wanted::Stop;
+                }
+                NodeStep::BeginBuild(id) => {
+                    builds.insert(id);
+                }
+                NodeStep::DropBuild(id) => {
+                    builds.remove(&id);
+                }
+            }
+        }
+        assert!(decide(&target, &instances, &builds).is_empty(), "no fixed point");
+        expected.assert_eq(&out);
+    }
+
+    fn of(name: u8) -> insula_model::target::InstanceTarget {
+        let intent =
+            if name.is_ascii_uppercase() { InstanceIntent::Stop } else { InstanceIntent::Run };
+        insula_model::target::InstanceTarget {
+            id: instance(name.to_ascii_lowercase()),
+            intent,
+            ..sample()
+        }
+    }
+
+    #[test]
+    fn what_is_named_begins_and_what_is_not_stops() {
+        check(
+            "",
+            "ab1",
+            &expect![[r#"
+            begin a
+            begin b
+            build 1
+        "#]],
+        );
+        check(
+            "abC12",
+            "bd2",
+            &expect![[r#"
+            stop a, which is not named
+            begin d
+            drop build 1
+        "#]],
+        );
+    }
+
+    #[test]
+    fn a_stop_is_told_once_and_what_is_not_here_is_not_begun_to_stop_it() {
+        check(
+            "ab",
+            "AbC",
+            &expect![[r#"
+            tell a
+        "#]],
+        );
+        check("A", "A", &expect![""]);
+    }
+}

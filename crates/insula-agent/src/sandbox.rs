@@ -1,0 +1,187 @@
+//! The sandbox driver as the agent uses it: its calls block, so they go to threads that may.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use insula_model::observed::Exit;
+use insula_sandbox::{
+    ControlError, ExitCause, Fate, LaunchError, Mode, OpenError, Record, RecordError, Runtime,
+    RuntimeConfig, SandboxDir, SandboxId, SandboxSpec, Signal, Swept, Usage,
+};
+use tokio::io::unix::AsyncFd;
+use tokio::task::spawn_blocking;
+
+use crate::probe::Listening;
+
+/// A launch takes some five milliseconds, and the folder is made in the first of them.
+const FOLDER_LOOK_EVERY: Duration = Duration::from_micros(200);
+
+#[derive(Debug, thiserror::Error)]
+pub enum SandboxError {
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    #[error(transparent)]
+    Launch(#[from] LaunchError),
+    #[error(transparent)]
+    Control(#[from] ControlError),
+    #[error(transparent)]
+    Record(#[from] RecordError),
+    #[error("watch the process of a sandbox")]
+    Watch(#[source] io::Error),
+    #[error("a thread that worked on a sandbox ended early")]
+    Thread,
+}
+
+/// Clones share the driver.
+#[derive(Debug, Clone)]
+pub struct Sandboxes {
+    runtime: Arc<Runtime>,
+}
+
+/// Something done in the folder of a sandbox before its app starts.
+pub trait Early: Send + 'static {
+    /// Called again and again once the folder is there, until it says that it is done.
+    fn attempt(&mut self, dir: &SandboxDir) -> bool;
+}
+
+impl Sandboxes {
+    pub fn open(mode: Mode, run: PathBuf, cgroup_parent: &str) -> Result<Self, SandboxError> {
+        let runtime = Runtime::open(RuntimeConfig::new(mode, run, cgroup_parent))?;
+        Ok(Self { runtime: Arc::new(runtime) })
+    }
+
+    pub fn dir(&self, id: &SandboxId) -> SandboxDir {
+        self.runtime.dir(id)
+    }
+
+    /// `early` works beside the launcher: what an app writes in its first millisecond has a reader
+    /// only if that reader was there before.
+    pub async fn launch<E: Early>(
+        &self,
+        spec: SandboxSpec,
+        mut early: E,
+    ) -> Result<(Record, E), SandboxError> {
+        let dir = self.runtime.dir(&spec.id);
+        let over = Arc::new(AtomicBool::new(false));
+        let beside = spawn_blocking({
+            let over = Arc::clone(&over);
+            move || {
+                loop {
+                    let last = over.load(Ordering::Acquire);
+                    if dir.path().exists() && early.attempt(&dir) || last {
+                        return early;
+                    }
+                    std::thread::sleep(FOLDER_LOOK_EVERY);
+                }
+            }
+        });
+        let launched = self.call(move |runtime| runtime.launch(&spec)).await;
+        over.store(true, Ordering::Release);
+        let early = beside.await.map_err(|_| SandboxError::Thread)?;
+        Ok((launched??, early))
+    }
+
+    pub async fn load(&self, id: SandboxId) -> Result<Option<Record>, SandboxError> {
+        Ok(self.call(move |runtime| runtime.load(&id)).await??)
+    }
+
+    /// Like `load`, for whoever may block.
+    pub fn load_now(&self, id: &SandboxId) -> Option<Record> {
+        self.runtime.load(id).ok().flatten()
+    }
+
+    pub async fn list(&self) -> Result<Vec<Record>, SandboxError> {
+        Ok(self.call(|runtime| runtime.list()).await??)
+    }
+
+    pub async fn sweep(&self) -> Result<Swept, SandboxError> {
+        Ok(self.call(|runtime| runtime.sweep()).await??)
+    }
+
+    /// Becomes ready when the sandbox has ended; at once if it has.
+    pub async fn ended(&self, record: &Record) -> Result<(), SandboxError> {
+        let pidfd: OwnedFd = match self.runtime.pidfd(record)? {
+            Some(pidfd) => pidfd,
+            None => return Ok(()),
+        };
+        // Deprecated for types that lie about their descriptor, which an owned one cannot; the
+        // other door is `unsafe`, and that stays in the driver.
+        #[expect(deprecated)]
+        let pidfd = AsyncFd::with_interest(pidfd, tokio::io::Interest::READABLE)
+            .map_err(SandboxError::Watch)?;
+        // Readable for ever, once it is.
+        pidfd.readable().await.map_err(SandboxError::Watch)?.retain_ready();
+        Ok(())
+    }
+
+    pub fn is_alive(&self, record: &Record) -> Result<bool, SandboxError> {
+        Ok(self.runtime.is_alive(record)?)
+    }
+
+    pub fn signal(&self, record: &Record, signal: i32) -> Result<(), SandboxError> {
+        match Signal::from_named_raw(signal) {
+            Some(signal) => Ok(self.runtime.signal(record, signal)?),
+            // Ours are all named; nothing is sent rather than something else.
+            None => Ok(()),
+        }
+    }
+
+    pub async fn kill(&self, record: Record) -> Result<(), SandboxError> {
+        Ok(self.call(move |runtime| runtime.kill(&record)).await??)
+    }
+
+    pub async fn destroy(&self, record: Record) -> Result<(), SandboxError> {
+        Ok(self.call(move |runtime| runtime.destroy(&record)).await??)
+    }
+
+    /// How a sandbox that has ended went. Its counters decide about memory, not its exit code: a
+    /// shell whose child was killed for memory ends with 137 like any other.
+    pub fn exit(&self, record: &Record) -> Exit {
+        let killed_for_memory = self.usage(record).is_some_and(|usage| usage.oom_kills > 0);
+        match self.runtime.fate(record) {
+            Ok(Fate::Ended(end)) => match end.cause {
+                ExitCause::Signaled { signal: 9 } if killed_for_memory => Exit::OutOfMemory,
+                ExitCause::Exited { code: 137 } if killed_for_memory => Exit::OutOfMemory,
+                ExitCause::Exited { code } => Exit::Code { code: code.into() },
+                ExitCause::Signaled { signal } => Exit::Signal { signal },
+                ExitCause::ExecFailed { errno } => {
+                    let error = io::Error::from_raw_os_error(errno);
+                    Exit::NotStarted { reason: format!("the command could not be run: {error}") }
+                }
+            },
+            Ok(Fate::Lost) if killed_for_memory => Exit::OutOfMemory,
+            Ok(Fate::Lost | Fate::Running) | Err(_) => Exit::Lost,
+        }
+    }
+
+    pub fn usage(&self, record: &Record) -> Option<Usage> {
+        self.runtime.usage(record).ok()
+    }
+
+    pub fn dropped_bytes(&self, record: &Record) -> u64 {
+        self.runtime.dropped_bytes(record).unwrap_or_default()
+    }
+
+    pub fn listening(&self, record: &Record) -> io::Result<Vec<Listening>> {
+        // On the host's network the gateway is at home on loopback, too.
+        let host = matches!(record.network, insula_sandbox::Network::Host);
+        let ports = self.runtime.listening_ports(record).map_err(io::Error::other)?;
+        let listening = |it: insula_sandbox::Listener| Listening {
+            port: it.port,
+            loopback: it.loopback_only && !host,
+        };
+        Ok(ports.into_iter().map(listening).collect())
+    }
+
+    async fn call<T: Send + 'static>(
+        &self,
+        call: impl FnOnce(&Runtime) -> T + Send + 'static,
+    ) -> Result<T, SandboxError> {
+        let runtime = Arc::clone(&self.runtime);
+        spawn_blocking(move || call(&runtime)).await.map_err(|_| SandboxError::Thread)
+    }
+}
