@@ -37,3 +37,9 @@ pub const FD_OUT: i32 = 3;
 pub const FD_ERR: i32 = 4;
 /// The exit file, write only.
 pub const FD_EXIT: i32 = 5;
+
+/// What the init waits for: HUP, INT, QUIT, USR1, USR2, TERM and WINCH go to the app (some servers take
+/// the last as the wish to finish what they have begun), CHLD means that somebody ended. All are
+/// blocked before the init is executed: the kernel throws away what a first process neither blocks
+/// nor handles, so a signal sent in its first instant would be lost.
+pub const SIGNALS: [i32; 8] = [1, 2, 3, 10, 12, 15, 28, 17];

@@ -21,7 +21,7 @@ mod sys;
 
 use contract::{
     AT_DROPPED_ERR, AT_DROPPED_OUT, AT_ENDED_MS, AT_KIND, AT_VALUE, FD_ERR, FD_EXIT, FD_OUT,
-    KIND_EXEC_FAILED, KIND_EXITED, KIND_SIGNALED,
+    KIND_EXEC_FAILED, KIND_EXITED, KIND_SIGNALED, SIGNALS,
 };
 use sys::{EACCES, EINTR, ENOENT, ENOTDIR};
 
@@ -45,16 +45,6 @@ const EXIT_NOT_STARTED: i32 = 127;
 /// For `kill`: all processes of the namespace but ourselves.
 const EVERYBODY_ELSE: i32 = -1;
 
-const SIGNALS: &[i32] = &[
-    sys::SIGHUP,
-    sys::SIGINT,
-    sys::SIGQUIT,
-    sys::SIGUSR1,
-    sys::SIGUSR2,
-    sys::SIGTERM,
-    sys::SIGCHLD,
-];
-
 #[unsafe(no_mangle)]
 extern "C" fn init_main(stack: *const usize) -> ! {
     // SAFETY: the kernel puts argc, argv, NULL, envp, NULL at the stack pointer it starts us with.
@@ -66,7 +56,7 @@ extern "C" fn init_main(stack: *const usize) -> ! {
     let app_argv = unsafe { argv.add(1) };
 
     sys::forbid_dumping();
-    let signals = sys::block(SIGNALS);
+    let signals = sys::block(&SIGNALS);
     let app = match start(app_argv, envp) {
         Ok(pid) => pid,
         Err(errno) => finish(KIND_EXEC_FAILED, errno),

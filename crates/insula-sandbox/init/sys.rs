@@ -4,13 +4,7 @@
 
 use core::arch::{asm, global_asm};
 
-pub const SIGHUP: i32 = 1;
-pub const SIGINT: i32 = 2;
-pub const SIGQUIT: i32 = 3;
 pub const SIGKILL: i32 = 9;
-pub const SIGUSR1: i32 = 10;
-pub const SIGUSR2: i32 = 12;
-pub const SIGTERM: i32 = 15;
 pub const SIGCHLD: i32 = 17;
 
 pub const ENOENT: i32 = 2;

@@ -10,9 +10,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{Mode as FileMode, OFlags, open};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use rustix::thread::{UnshareFlags, unshare_unsafe};
 
-use crate::exit::contract::{FD_ERR, FD_EXIT, FD_OUT};
+use crate::exit::contract::{FD_ERR, FD_EXIT, FD_OUT, SIGNALS};
 use crate::seccomp::Filters;
 use crate::spec::{APP_UID, Mode};
 use crate::step::Step;
@@ -188,7 +187,7 @@ fn prepare(inside: &Inside, wire: &Wire<'_>) -> Result<Gone, Message> {
         |stage: Stage| move |error: io::Error| Message::FailedStage { stage, errno: errno(&error) };
     // A Ctrl-C in the terminal of `insula up` must not reach the apps.
     rustix::process::setsid().map_err(io::Error::from).map_err(at(Stage::Session))?;
-    sys::reset_signals();
+    sys::reset_signals(&SIGNALS);
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     if inside.mode == Mode::User && !proceed(wire) {
         return Ok(Gone::Launcher); // The maps come first: without them no mount is allowed.
@@ -209,7 +208,7 @@ fn prepare(inside: &Inside, wire: &Wire<'_>) -> Result<Gone, Message> {
     }
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     if inside.mode == Mode::Root {
-        unshare(UnshareFlags::NEWUSER | UnshareFlags::NEWCGROUP).map_err(at(Stage::Namespaces))?;
+        sys::unshare_users().map_err(at(Stage::Namespaces))?;
     }
     let _ = rustix::io::write(wire.to_launcher, &Message::Ready.encode());
     if !proceed(wire) {
@@ -242,12 +241,6 @@ fn proceed(wire: &Wire<'_>) -> bool {
     }
 }
 
-#[allow(unsafe_code)]
-fn unshare(flags: UnshareFlags) -> io::Result<()> {
-    // SAFETY: no `FILES` flag, so no descriptor table is split under anybody's feet.
-    Ok(unsafe { unshare_unsafe(flags) }?)
-}
-
 /// A thread that moves only itself (`0`) spares the kernel a lock that costs a grace period of some
 /// milliseconds whenever somebody else moves it.
 fn join(group: &CStr) -> io::Result<()> {
@@ -269,7 +262,9 @@ fn limit(nofile: u64) -> io::Result<()> {
     let hard = getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX);
     let files = Some(nofile.min(hard));
     setrlimit(Resource::Nofile, Rlimit { current: files, maximum: files })?;
-    Ok(setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?)
+    // Not zero: with one byte the kernel does not start the host's crash handler either, which would
+    // parse a tenant's memory with the host's rights.
+    Ok(setrlimit(Resource::Core, Rlimit { current: Some(1), maximum: Some(1) })?)
 }
 
 fn arrange(files: &Files) -> io::Result<()> {

@@ -34,6 +34,13 @@ impl Owners {
         Self { map: owner_map(base, app), userns: None }
     }
 
+    /// As `apply`, for a layer of an overlay: those can be mapped only since Linux 5.19.
+    pub fn apply_to_layer(&mut self, mount: &OwnedFd) -> io::Result<bool> {
+        let release = rustix::system::uname();
+        let known = release.release().to_str().is_ok_and(|text| is_at_least(text, 5, 19));
+        Ok(known && self.apply(mount)?)
+    }
+
     /// False when the file system or the kernel cannot; the mount is unchanged then.
     pub fn apply(&mut self, mount: &OwnedFd) -> io::Result<bool> {
         let userns = match &self.userns {
@@ -49,6 +56,13 @@ impl Owners {
             },
         }
     }
+}
+
+/// Compares a release such as `6.1.0-25-amd64`.
+fn is_at_least(release: &str, major: u32, minor: u32) -> bool {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|part| part.parse().ok());
+    let found = (numbers.next().flatten().unwrap_or(0), numbers.next().flatten().unwrap_or(0));
+    found >= (major, minor)
 }
 
 /// 0 on disk is the app's user; the app's number on disk is the sandbox's 0; the rest as it is. One
@@ -93,6 +107,20 @@ fn namespace(map: &str) -> io::Result<OwnedFd> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn releases_are_numbers_not_text() {
+        for (release, expected) in [
+            ("6.1.0-25-amd64", true),
+            ("5.19.0", true),
+            ("5.4.0-190-generic", false),
+            ("5.15.153.1-microsoft-standard-WSL2", false),
+            ("10.0-rc1", true),
+            ("odd", false),
+        ] {
+            assert_eq!(is_at_least(release, 5, 19), expected, "{release}");
+        }
+    }
 
     #[test]
     fn the_owner_map_is_one_to_one() {

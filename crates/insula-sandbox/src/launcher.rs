@@ -23,7 +23,7 @@ use crate::host;
 use crate::identity::ProcessIdentity;
 use crate::idmap;
 use crate::net;
-use crate::record::{Driver, RECORD_SCHEMA, Record, SandboxDir};
+use crate::record::{Driver, RECORD_SCHEMA, Record, SandboxDir, lock_run_dir};
 use crate::root::{Prepared, Root};
 use crate::seccomp;
 use crate::spec::{APP_UID, Mode, Network, SandboxSpec, UID_RANGE, Upper};
@@ -131,7 +131,7 @@ fn launch(plan: &LaunchPlan) -> Result<Record, Failure> {
         uid_base: spec.uid_base,
         created_ms: now_ms(),
     };
-    let _lock = make_folder(&dir, &record)?;
+    let _lock = make_folder(&plan.run_dir, &dir, &record)?;
     for group in &plan.cgroups {
         group.create(&spec.limits).map_err(|e| Failure::new(e.to_string(), source_of(&e)))?;
     }
@@ -190,8 +190,11 @@ fn failed_inside(message: Message, inside: &Inside) -> Failure {
 }
 
 /// The folder, its FIFOs and the exit record; locked until the launcher has left.
-fn make_folder(dir: &SandboxDir, plan: &Record) -> Result<OwnedFd, Failure> {
+fn make_folder(run_dir: &Path, dir: &SandboxDir, plan: &Record) -> Result<OwnedFd, Failure> {
     let private = |path: &Path| fs::DirBuilder::new().mode(0o700).create(path);
+    // A sweep must not see the folder before it is locked.
+    let entering =
+        lock_run_dir(run_dir, FlockOperation::LockShared).map_err(at("lock the run folder"))?;
     private(dir.path()).map_err(|error| Failure {
         exists: error.kind() == io::ErrorKind::AlreadyExists,
         ..Failure::new(format!("make the folder {}", dir.path().display()), error)
@@ -202,6 +205,7 @@ fn make_folder(dir: &SandboxDir, plan: &Record) -> Result<OwnedFd, Failure> {
     rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive)
         .map_err(io::Error::from)
         .map_err(at("lock the folder"))?;
+    drop(entering);
     dir.store_plan(plan).map_err(at("write the plan"))?;
     private(&dir.root()).map_err(at("make the mount point"))?;
     for path in [dir.out(), dir.err()] {
@@ -272,7 +276,8 @@ fn detached_mounts(spec: &SandboxSpec) -> Result<(Vec<OwnedFd>, Prepared), Failu
     let mut owners = idmap::Owners::new(spec.uid_base, APP_UID);
     for layer in &spec.app.lower {
         let mount = detached(layer, SAFE | MOUNT_ATTR_RDONLY)?;
-        prepared.owners_mapped &= owners.apply(&mount).map_err(at("map the owners of a layer"))?;
+        prepared.owners_mapped &=
+            owners.apply_to_layer(&mount).map_err(at("map the owners of a layer"))?;
         prepared.lower.push(mounts.len());
         mounts.push(mount);
     }
@@ -281,7 +286,8 @@ fn detached_mounts(spec: &SandboxSpec) -> Result<(Vec<OwnedFd>, Prepared), Failu
         let alone = spec.app.lower.is_empty();
         let source = if alone { Some(upper.as_path()) } else { upper.parent() };
         let mount = detached(source.unwrap_or(Path::new("/")), SAFE)?;
-        let mapped = owners.apply(&mount).map_err(at("map the owners of the writable layer"))?;
+        let mapped =
+            owners.apply_to_layer(&mount).map_err(at("map the owners of the writable layer"))?;
         prepared.owners_mapped &= mapped || alone;
         if !mapped {
             for folder in [upper, work] {

@@ -158,7 +158,7 @@ fn try_namespaces(mode: Mode) -> io::Result<()> {
         let mut word = [0; 1];
         let told = rustix::io::read(&go_read, &mut word);
         let code = match told {
-            Ok(1) => mount_something().map_or_else(|e| e.raw_os_error().unwrap_or(1), |()| 0),
+            Ok(1) => isolate(mode).map_or_else(|e| e.raw_os_error().unwrap_or(1), |()| 0),
             _ => libc::ECANCELED,
         };
         sys::exit_now(code)
@@ -184,12 +184,16 @@ fn try_namespaces(mode: Mode) -> io::Result<()> {
     }
 }
 
-fn mount_something() -> io::Result<()> {
+fn isolate(mode: Mode) -> io::Result<()> {
     use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
     mount_change(c"/", MountPropagationFlags::REC | MountPropagationFlags::PRIVATE)?;
     mount(c"tmpfs", c"/tmp", c"tmpfs", MountFlags::NOSUID | MountFlags::NODEV, c"size=4096")?;
     let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-    Ok(mount(c"proc", c"/proc", c"proc", flags, None::<&std::ffi::CStr>)?)
+    mount(c"proc", c"/proc", c"proc", flags, None::<&std::ffi::CStr>)?;
+    match mode {
+        Mode::Root => sys::unshare_users(),
+        Mode::User => Ok(()), // It began in one.
+    }
 }
 
 /// What may switch user namespaces off.
@@ -217,12 +221,12 @@ impl Settings {
 /// Why namespaces cannot be made, and what to do. Pure.
 fn explain(mode: Mode, settings: &Settings) -> (String, String) {
     let is = |value: &Option<String>, wanted: &str| value.as_deref() == Some(wanted);
-    let (reason, fix) = if mode == Mode::Root {
+    let (reason, fix) = if is(&settings.max_user_namespaces, "0") {
+        ("no user namespaces are allowed", "sysctl -w user.max_user_namespaces=10000")
+    } else if mode == Mode::Root {
         ("this root may not make namespaces, as in a container", "run outside a container")
     } else if is(&settings.userns_clone, "0") {
         ("user namespaces are switched off", "sysctl -w kernel.unprivileged_userns_clone=1")
-    } else if is(&settings.max_user_namespaces, "0") {
-        ("no user namespaces are allowed", "sysctl -w user.max_user_namespaces=10000")
     } else if is(&settings.apparmor_restrict, "1") {
         (
             "AppArmor restricts user namespaces of ordinary programs",

@@ -6,8 +6,10 @@
 
 use std::fs::{self, File};
 use std::io::{self, Write};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
 
 use crate::cgroup::Group;
@@ -59,6 +61,14 @@ pub enum RecordError {
         #[source]
         source: Option<serde_json::Error>,
     },
+}
+
+/// A lock on the run folder itself: shared by those who make a sandbox's folder and its lock, alone
+/// for who looks for folders without one. Gone with the descriptor.
+pub(crate) fn lock_run_dir(run_dir: &Path, operation: FlockOperation) -> io::Result<OwnedFd> {
+    let folder: OwnedFd = File::open(run_dir)?.into();
+    rustix::io::retry_on_intr(|| rustix::fs::flock(&folder, operation))?;
+    Ok(folder)
 }
 
 /// The files of one sandbox.

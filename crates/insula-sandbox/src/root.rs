@@ -41,7 +41,9 @@ pub(crate) const ETC_SHARED: &[&str] = &[
     "magic",
     "mime.types",
     "networks",
-    "pki",
+    "pki/ca-trust/extracted",
+    "pki/tls/certs",
+    "pki/tls/openssl.cnf",
     "protocols",
     "rpc",
     "services",
@@ -166,9 +168,11 @@ impl Root<'_> {
 
     fn etc(&self, steps: &mut Vec<Step>) {
         steps.push(dir("etc"));
-        steps.push(dir("etc/ssl"));
         for (name, is_dir) in &self.facts.etc {
             let target = format!("etc/{name}");
+            for (at, _) in name.match_indices('/') {
+                steps.push(dir(&format!("etc/{}", &name[..at])));
+            }
             steps.push(if *is_dir { dir(&target) } else { file(&target, "") });
             steps.push(self.bind_host(&format!("/etc/{name}"), &target));
         }
@@ -467,4 +471,150 @@ fn tmpfs(at: &str, options: CString) -> Step {
 
 fn empty_dir(at: &str) -> Step {
     Step::Tmpfs { target: text(at), options: options(4_096, 0o755, None), read_only: true }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::SandboxId;
+    use crate::spec::{AppLayer, Bind, Limits};
+
+    fn spec() -> SandboxSpec {
+        SandboxSpec {
+            id: SandboxId::new("a").unwrap(),
+            argv: vec!["true".into()],
+            env: vec![],
+            cwd: "/app".into(),
+            app: AppLayer {
+                lower: vec!["/data/one".into(), "/data/two".into()],
+                upper: Upper::Memory { bytes: 1 << 20 },
+            },
+            binds: vec![Bind {
+                source: "/data/cache".into(),
+                target: "/cache/npm".into(),
+                read_only: false,
+            }],
+            limits: Limits {
+                memory_bytes: 64 << 20,
+                cpu_milli: 500,
+                pids: 10,
+                nofile: 1024,
+                tmp_bytes: 1 << 20,
+                shm_bytes: 1 << 20,
+            },
+            network: Network::None,
+            uid_base: 1 << 20,
+            hostname: "web-1".into(),
+            resolver: Some([10, 87, 0, 1].into()),
+            open_usr_local: false,
+            extra_hosts: vec![("db".into(), [10, 87, 0, 9].into())],
+        }
+    }
+
+    fn steps(spec: &SandboxSpec, mode: Mode, prepared: &Prepared) -> Vec<Step> {
+        let facts = HostFacts {
+            top: vec![("bin".into(), Some("usr/bin".into())), ("opt".into(), None)],
+            etc: vec![("localtime".into(), false), ("ssl/certs".into(), true)],
+            proc_present: vec!["kcore", "acpi", "sys"],
+            usr_private: vec!["local"],
+            aliases: vec![("python", "/usr/bin/python3".into())],
+            resolv_conf: "nameserver 192.0.2.1\n".into(),
+            bind_is_dir: vec![true],
+        };
+        let at = Path::new("/run/insula/a/root");
+        Root { spec, mode, facts: &facts, prepared, at }.steps()
+    }
+
+    fn story(steps: &[Step]) -> String {
+        steps.iter().map(|step| format!("{step}\n")).collect()
+    }
+
+    #[test]
+    fn the_app_is_mounted_last_and_the_root_closed_after_it() {
+        let prepared =
+            Prepared { lower: vec![0, 1], upper: None, binds: vec![2], owners_mapped: true };
+        let story = story(&steps(&spec(), Mode::Root, &prepared));
+        let tail = "\
+make the folder cache
+make the folder cache/npm
+attach cache/npm
+make the folder app
+make the folder .insula/stage
+make the folder .insula/stage/0
+attach .insula/stage/0
+make the folder .insula/stage/1
+attach .insula/stage/1
+make the folder .insula/stage/upper
+mount memory at .insula/stage/upper
+make the folder .insula/stage/upper/upper
+make the folder .insula/stage/upper/work
+mount the layers (lowerdir=.insula/stage/0:.insula/stage/1,\
+upperdir=.insula/stage/upper/upper,workdir=.insula/stage/upper/work) at app
+unmount .insula/stage/0
+unmount .insula/stage/1
+unmount .insula/stage/upper
+remove .insula/stage
+change the root
+make the root read-only
+";
+        assert!(story.ends_with(tail), "{story}");
+        assert!(story.starts_with("mount the new root at /run/insula/a/root\n"), "{story}");
+    }
+
+    #[test]
+    fn owners_that_cannot_be_mapped_are_changed_before_the_app_sees_them() {
+        let prepared =
+            Prepared { lower: vec![0, 1], upper: None, binds: vec![2], owners_mapped: false };
+        let steps = steps(&spec(), Mode::Root, &prepared);
+        let owner = (1 << 20) + APP_UID;
+        let own = Step::OwnTree { path: c"app".into(), owner };
+        let place = steps.iter().position(|step| *step == own).expect("it is given away");
+        let pivot = steps.iter().position(|step| *step == Step::Pivot).unwrap();
+        assert!(place < pivot);
+        assert!(story(&steps).contains("metacopy=on"));
+    }
+
+    #[test]
+    fn without_root_everything_is_bound_by_path() {
+        let story = story(&steps(&spec(), Mode::User, &Prepared::default()));
+        assert!(story.contains("bind /data/one at .insula/stage/0\n"), "{story}");
+        assert!(story.contains("bind /data/cache at cache/npm\n"), "{story}");
+        assert!(story.contains(",userxattr) at app\n"), "{story}");
+        assert!(!story.contains("attach"), "{story}");
+    }
+
+    #[test]
+    fn what_is_generated_names_the_sandbox_and_nobody_else() {
+        let steps = steps(&spec(), Mode::Root, &Prepared::default());
+        let contents = |name: &str| {
+            steps
+                .iter()
+                .find_map(|step| match step {
+                    Step::File { path, contents } if path.to_str() == Ok(name) => {
+                        Some(String::from_utf8_lossy(contents).into_owned())
+                    }
+                    _ => None,
+                })
+                .unwrap_or_else(|| panic!("{name} is written"))
+        };
+        assert_eq!(
+            contents("etc/hosts"),
+            "127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n127.0.1.1 web-1\n\
+             10.87.0.9 db\n"
+        );
+        assert_eq!(
+            contents("etc/resolv.conf"),
+            "nameserver 10.87.0.1\noptions timeout:2 attempts:3\n"
+        );
+        assert!(contents(".insula/meminfo").starts_with("MemTotal:          65536 kB\n"));
+    }
+
+    #[test]
+    fn private_parts_of_usr_are_shown_only_when_opened() {
+        let masked = story(&steps(&spec(), Mode::Root, &Prepared::default()));
+        assert!(masked.contains("mount memory at usr/local\n"), "{masked}");
+        let opened = SandboxSpec { open_usr_local: true, ..spec() };
+        let opened = story(&steps(&opened, Mode::Root, &Prepared::default()));
+        assert!(!opened.contains("usr/local"), "{opened}");
+    }
 }

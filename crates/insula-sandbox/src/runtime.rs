@@ -21,7 +21,7 @@ use crate::launcher::{HIDDEN_ARGUMENT, LaunchPlan, Reply, Request};
 use crate::net;
 use crate::probe::{self, Capability};
 use crate::process::{self, Listener, Process};
-use crate::record::{Driver, Record, RecordError, SandboxDir, sandbox_ids};
+use crate::record::{Driver, Record, RecordError, SandboxDir, lock_run_dir, sandbox_ids};
 use crate::spec::{Mode, Network, SandboxSpec, SpecError};
 
 /// The launcher's own deadline and time to clean up after it.
@@ -186,6 +186,10 @@ impl Runtime {
     pub fn launch(&self, spec: &SandboxSpec) -> Result<Record, LaunchError> {
         spec.check(self.mode)?;
         let id = spec.id.clone();
+        // Asked before anything is begun: what follows a failure may remove the folder.
+        if self.dir(&id).path().exists() {
+            return Err(LaunchError::Exists(id));
+        }
         let plan = LaunchPlan {
             run_dir: self.run_dir.clone(),
             mode: self.mode,
@@ -267,8 +271,8 @@ impl Runtime {
         }
     }
 
-    /// Sends a signal to the app by way of the init, which passes on HUP, INT, QUIT, USR1, USR2 and
-    /// TERM. A sandbox that has ended takes no offence.
+    /// Sends a signal to the app by way of the init, which passes on HUP, INT, QUIT, USR1, USR2,
+    /// TERM and WINCH. A sandbox that has ended takes no offence.
     pub fn signal(&self, record: &Record, signal: Signal) -> Result<(), ControlError> {
         let Some(pidfd) = self.pidfd(record)? else { return Ok(()) };
         send(&pidfd, signal).map_err(failed("signal", record))
@@ -324,21 +328,28 @@ impl Runtime {
     /// that is still going on, of whatever process, is let alone.
     pub fn sweep(&self) -> Result<Swept, RecordError> {
         let mut swept = Swept::default();
-        for id in sandbox_ids(&self.run_dir)? {
-            let dir = self.dir(&id);
-            if dir.record()?.is_some() || is_locked(&dir.lock()) {
-                continue;
-            }
-            // Looked at again: the launcher may have written it before it let go of the lock.
-            if dir.record()?.is_some() {
-                continue;
-            }
+        for id in self.abandoned()? {
             match self.remove(&id) {
                 Ok(()) => swept.removed.push(id),
                 Err(error) => swept.failed.push((id, error)),
             }
         }
         Ok(swept)
+    }
+
+    /// Folders without a record that no launcher holds: nobody will ever finish them.
+    fn abandoned(&self) -> Result<Vec<SandboxId>, RecordError> {
+        let failed = |source| RecordError::Read { path: self.run_dir.clone(), source };
+        let _alone = lock_run_dir(&self.run_dir, FlockOperation::LockExclusive).map_err(failed)?;
+        let mut abandoned = Vec::new();
+        for id in sandbox_ids(&self.run_dir)? {
+            let dir = self.dir(&id);
+            // The lock first: a launcher writes the record before it lets go.
+            if !is_locked(&dir.lock()) && dir.record()?.is_none() {
+                abandoned.push(id);
+            }
+        }
+        Ok(abandoned)
     }
 
     /// Removes a sandbox by its folder alone, however far its launch came.

@@ -152,6 +152,13 @@ fn mount_setattr(mount: BorrowedFd<'_>, attr: &MountAttr, recursive: bool) -> io
 
 const AT_RECURSIVE: libc::c_int = 0x8000;
 
+/// A user namespace and a cgroup namespace of our own, the last two of a sandbox.
+pub(crate) fn unshare_users() -> io::Result<()> {
+    use rustix::thread::{UnshareFlags, unshare_unsafe};
+    // SAFETY: descriptors, memory and file system attributes stay shared.
+    Ok(unsafe { unshare_unsafe(UnshareFlags::NEWUSER | UnshareFlags::NEWCGROUP) }?)
+}
+
 /// The app's identity, without glibc's detour over all threads.
 pub(crate) fn become_user(id: u32, drop_groups: bool) -> io::Result<()> {
     // SAFETY: no pointers but the empty list of groups.
@@ -234,18 +241,21 @@ pub(crate) fn duplicate_above(fd: BorrowedFd<'_>, least: RawFd) -> io::Result<Ow
     Ok(unsafe { OwnedFd::from_raw_fd(copy) })
 }
 
-/// Default dispositions and an empty mask: ignored signals would stay ignored over exec.
-pub(crate) fn reset_signals() {
+/// Default dispositions, for ignored signals would stay ignored over exec, and a mask of just these.
+pub(crate) fn reset_signals(blocked: &[i32]) {
     for signal in 1..=64 {
         // SAFETY: the default disposition is valid for every signal; those that cannot be set
-        // are refused by the kernel. The mask lives through the call.
+        // are refused by the kernel.
         unsafe { libc::signal(signal, libc::SIG_DFL) };
     }
-    // SAFETY: an empty set, initialised by `sigemptyset`.
+    // SAFETY: a set initialised by `sigemptyset` that lives through the calls.
     unsafe {
-        let mut none: libc::sigset_t = std::mem::zeroed();
-        libc::sigemptyset(&raw mut none);
-        libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut());
+        let mut mask: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut mask);
+        for signal in blocked {
+            libc::sigaddset(&raw mut mask, *signal);
+        }
+        libc::sigprocmask(libc::SIG_SETMASK, &raw const mask, std::ptr::null_mut());
     }
 }
 

@@ -111,10 +111,13 @@ impl Group {
         fs::create_dir_all(parent).map_err(failed("make the control group", parent))?;
         if self.version == Version::V2 && !self.controllers.is_empty() {
             // From the top: a group has a controller only when its parent hands it down.
-            if let Some(above) = parent.parent() {
-                self.hand_down(above)?;
+            let above: Vec<&Path> = parent
+                .ancestors()
+                .take_while(|group| group.join("cgroup.subtree_control").exists())
+                .collect();
+            for group in above.into_iter().rev() {
+                self.hand_down(group)?;
             }
-            self.hand_down(parent)?;
         }
         Ok(())
     }
@@ -258,6 +261,24 @@ mod tests {
             text += &format!("{file}={value}\n");
         }
         text
+    }
+
+    #[test]
+    fn controllers_are_handed_down_from_the_top_and_only_once() {
+        let top = tempfile::tempdir().unwrap();
+        let (above, parent) = (top.path().join("above"), top.path().join("above/ours"));
+        fs::create_dir_all(&parent).unwrap();
+        // Files stand in for the kernel's: what is written stays, so only the last line shows.
+        fs::write(top.path().join("cgroup.subtree_control"), "cpu memory pids").unwrap();
+        fs::write(above.join("cgroup.subtree_control"), "memory").unwrap();
+        fs::write(parent.join("cgroup.subtree_control"), "").unwrap();
+        let controllers = vec![Controller::Memory, Controller::Cpu];
+        let group = Group { version: Version::V2, controllers, path: parent.join("id") };
+        group.create_parent(&parent).unwrap();
+        let shown = |dir: &Path| fs::read_to_string(dir.join("cgroup.subtree_control")).unwrap();
+        assert_eq!(shown(top.path()), "cpu memory pids", "not ours to change when it is there");
+        assert_eq!(shown(&above), "+cpu");
+        assert_eq!(shown(&parent), "+cpu");
     }
 
     #[test]

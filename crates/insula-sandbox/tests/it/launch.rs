@@ -91,6 +91,22 @@ fn an_app_without_a_handler_dies_of_term() {
     bed.runtime.destroy(&record).unwrap();
 }
 
+/// The moment right after a launch, again and again: neither the init nor the app may lose the signal.
+#[test]
+fn no_signal_is_too_early() {
+    if !needs_root() {
+        return;
+    }
+    let bed = Bed::new();
+    for number in 0..30 {
+        let spec = bed.spec(&format!("n{number}"), &["sleep", "100"]);
+        let record = bed.runtime.launch(&spec).unwrap();
+        bed.runtime.signal(&record, Signal::TERM).unwrap();
+        bed.await_end(&record);
+        bed.runtime.destroy(&record).unwrap();
+    }
+}
+
 #[test]
 fn an_app_that_ignores_term_is_killed() {
     if !needs_root() {
@@ -275,4 +291,72 @@ fn a_frozen_sandbox_stands_still_and_goes_on() {
     assert_eq!(read_line(&mut out), "woke");
     bed.runtime.freeze(&record).unwrap();
     bed.runtime.destroy(&record).expect("a frozen sandbox can be removed");
+}
+
+/// Layers on a file system that cannot map owners, in a mount namespace of the test's own.
+#[test]
+fn the_artifact_is_the_apps_own_even_where_owners_cannot_be_mapped() {
+    use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
+    if !needs_root() {
+        return;
+    }
+    let bed = Bed::new();
+    let layer = bed.artifact(&[]);
+    fs::create_dir(&layer).unwrap();
+    // SAFETY: only this thread, and the launcher that it starts, sees other mounts.
+    unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNS) }.unwrap();
+    mount_change("/", MountPropagationFlags::REC | MountPropagationFlags::PRIVATE).unwrap();
+    mount("ramfs", &layer, "ramfs", MountFlags::empty(), c"").unwrap();
+    fs::create_dir(layer.join("sub")).unwrap();
+    fs::write(layer.join("sub/data"), "old").unwrap();
+    std::os::unix::fs::symlink("/etc/passwd", layer.join("link")).unwrap();
+    let cache = layer.join("cache");
+    fs::create_dir(&cache).unwrap();
+    let mut spec = bed.shell(
+        "test",
+        "stat -c '%U %n' sub sub/data link; echo new > sub/data; cat sub/data; echo x > /cache/x; \
+         stat -c %U /etc/passwd",
+    );
+    spec.binds = vec![insula_sandbox::Bind {
+        source: cache.clone(),
+        target: "/cache".into(),
+        read_only: false,
+    }];
+    spec.app.lower = vec![layer.clone()];
+    let outcome = bed.run(&spec);
+    let expected = "app sub\napp sub/data\napp link\nnew\nnobody\n";
+    assert_eq!(outcome.out, expected, "{}", outcome.err);
+    assert_eq!(fs::read_to_string(layer.join("sub/data")).unwrap(), "old");
+    assert_eq!(fs::metadata(layer.join("sub/data")).unwrap().uid(), 0, "the artifact is untouched");
+    assert_eq!(fs::read_to_string(cache.join("x")).unwrap(), "x\n");
+    rustix::mount::unmount(&layer, rustix::mount::UnmountFlags::DETACH).unwrap();
+}
+
+#[test]
+fn a_program_that_is_no_launcher_is_told_apart() {
+    if !needs_root() {
+        return;
+    }
+    let bed = Bed::new();
+    let mut config = insula_sandbox::RuntimeConfig::new(
+        insula_sandbox::Mode::Root,
+        bed.dir.path().join("run"),
+        bed.parent.clone(),
+    );
+    config.launcher = "/bin/true".into();
+    let runtime = insula_sandbox::Runtime::open(config).unwrap();
+    let error = runtime.launch(&bed.shell("test", "true")).unwrap_err();
+    assert!(matches!(error, LaunchError::Launcher { .. }), "{error:?}");
+    let line = runtime.probe().into_iter().find(|line| line.name == "launcher").unwrap();
+    assert!(line.required && !line.enforced);
+}
+
+#[test]
+fn this_machine_enforces_everything_as_root() {
+    if !needs_root() {
+        return;
+    }
+    let bed = Bed::new();
+    let missing: Vec<_> = bed.runtime.probe().into_iter().filter(|line| !line.enforced).collect();
+    assert!(missing.is_empty(), "{missing:?}");
 }

@@ -9,6 +9,7 @@ mod bed;
 mod launch;
 mod limit;
 mod log;
+mod network;
 mod remains;
 mod user;
 
