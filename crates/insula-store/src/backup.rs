@@ -8,6 +8,7 @@ use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use insula_model::Millis;
 use rusqlite::backup::{Backup, StepResult};
 
 use crate::error::StoreError;
@@ -19,6 +20,9 @@ use crate::store::Store;
 /// A store that was restored goes on from beyond all of them: this is a thousand commits a second
 /// for seven weeks.
 const RESTORED_GENERATIONS_SKIPPED: u64 = 1 << 32;
+
+/// A backup may wait longer than a request for somebody who holds the file.
+const WAIT: Millis = Millis::secs(30);
 
 #[derive(Debug, thiserror::Error)]
 pub enum RestoreError {
@@ -139,8 +143,8 @@ fn fill(
         .mode(0o600)
         .open(partial)
         .map_err(file("create"))?;
-    let source = Sqlite::open(from, Access::Read).map_err(failed)?;
-    let mut target = Sqlite::open(partial, Access::Write).map_err(failed)?;
+    let source = Sqlite::open(from, Access::Read, WAIT).map_err(failed)?;
+    let mut target = Sqlite::open(partial, Access::Write, WAIT).map_err(failed)?;
     copy_pages(&source, &mut target).map_err(failed)?;
     match target.format().map_err(failed)? {
         Format::Ours(found) if found <= known(MIGRATIONS) => {}

@@ -37,7 +37,8 @@ pub fn begin(tx: &mut Tx, request: &Request, now: Timestamp) -> Result<Begin, St
         "SELECT route, body, status, answer, at FROM idempotency WHERE caller = ?1 AND key = ?2",
         params![request.caller.as_str(), request.key.as_str()],
         |row| {
-            let same = row.text()? == request.route && row.parse::<Digest>()? == request.body;
+            let (route, body) = (row.text()?, row.parse::<Digest>()?);
+            let same = route == request.route && body == request.body;
             Ok((same, row.amount()?, row.blob()?, row.time()?))
         },
     )?;

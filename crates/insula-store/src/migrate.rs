@@ -8,6 +8,8 @@ use std::io::ErrorKind;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use insula_model::Millis;
+
 use crate::backup;
 use crate::error::OpenError;
 use crate::sqlite::{Access, Format, Sqlite};
@@ -16,10 +18,10 @@ use crate::sqlite::{Access, Format, Sqlite};
 pub(crate) const MIGRATIONS: &[&str] = &[include_str!("migrations/0001.sql")];
 
 /// Opens the file for writing, made if it is not there, in the newest format.
-pub(crate) fn open(path: &Path, migrations: &[&str]) -> Result<Sqlite, OpenError> {
+pub(crate) fn open(path: &Path, wait: Millis, migrations: &[&str]) -> Result<Sqlite, OpenError> {
     let failed = |source| OpenError::Open { path: path.to_owned(), source };
     create(path)?;
-    let database = Sqlite::open(path, Access::Write).map_err(failed)?;
+    let database = Sqlite::open(path, Access::Write, wait).map_err(failed)?;
     let known = known(migrations);
     let found = match database.format().map_err(failed)? {
         Format::Empty => 0,

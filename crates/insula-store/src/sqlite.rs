@@ -5,6 +5,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use insula_model::Millis;
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, ErrorCode, OpenFlags, params_from_iter};
 
@@ -13,8 +14,6 @@ use crate::sql::{Row, Value};
 
 /// Every statement of ours, with the variants that filters make of lists.
 const STATEMENTS_CACHED: usize = 256;
-/// Another process (a backup, a curious operator) may hold the file this long before we give up.
-const BUSY_TIMEOUT_MS: u32 = 5_000;
 /// "insu": tells our files from other people's.
 const APPLICATION_ID: u32 = 0x696e_7375;
 /// What stays of a write-ahead log after a checkpoint. A burst may need more, for a while.
@@ -47,7 +46,9 @@ pub(crate) struct Sqlite {
 
 impl Sqlite {
     /// Opens a file that exists.
-    pub(crate) fn open(path: &Path, access: Access) -> Result<Self, DbError> {
+    ///
+    /// Another process may hold it for `wait` before a statement gives up.
+    pub(crate) fn open(path: &Path, access: Access, wait: Millis) -> Result<Self, DbError> {
         // A path that begins with `file:` or a colon is a path all the same: no URI flag, and
         // SQLite knows only one special name, which `plain` hides.
         let mode = match access {
@@ -56,10 +57,10 @@ impl Sqlite {
         };
         let flags = mode | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection = Connection::open_with_flags(plain(path), flags)?;
+        connection.busy_timeout(wait.as_duration())?;
         connection.set_prepared_statement_cache_capacity(STATEMENTS_CACHED);
         connection.execute_batch(&format!(
-            "PRAGMA busy_timeout = {BUSY_TIMEOUT_MS};
-             PRAGMA foreign_keys = ON;
+            "PRAGMA foreign_keys = ON;
              PRAGMA temp_store = MEMORY;
              PRAGMA cache_size = -{CACHE_KIB};
              PRAGMA trusted_schema = OFF;"

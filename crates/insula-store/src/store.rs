@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 
-use insula_model::Generation;
+use insula_model::{Generation, Millis};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::error::{OpenError, StoreError};
@@ -20,6 +20,8 @@ use crate::tx::Tx;
 
 /// Two cores and queries of microseconds: more readers would only hold more memory.
 const READERS_DEFAULT: usize = 2;
+/// A curious operator may look into the file; more than a look is said to the requests.
+const LOCK_WAIT_DEFAULT: Millis = Millis::secs(5);
 /// Requests that wait for a thread of ours; more of them wait outside.
 const WAITING_MAX: usize = 1_024;
 
@@ -30,6 +32,8 @@ pub struct StoreConfig {
     pub readers: usize,
     /// Positions of the feed that are kept for readers who were away.
     pub feed_kept: u64,
+    /// How long a statement waits for another process that holds the file.
+    pub lock_wait: Millis,
 }
 
 /// What the writer has done since the store was opened. Many mutations share a commit.
@@ -41,7 +45,12 @@ pub struct WriteCounts {
 
 impl StoreConfig {
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self { path: path.into(), readers: READERS_DEFAULT, feed_kept: feed::KEPT_DEFAULT }
+        Self {
+            path: path.into(),
+            readers: READERS_DEFAULT,
+            feed_kept: feed::KEPT_DEFAULT,
+            lock_wait: LOCK_WAIT_DEFAULT,
+        }
     }
 }
 
@@ -73,8 +82,8 @@ impl Store {
     }
 
     pub(crate) fn open_with(config: StoreConfig, migrations: &[&str]) -> Result<Self, OpenError> {
-        let StoreConfig { path, readers, feed_kept } = config;
-        let writer = Tx::new(migrate::open(&path, migrations)?, feed_kept);
+        let StoreConfig { path, readers, feed_kept, lock_wait } = config;
+        let writer = Tx::new(migrate::open(&path, lock_wait, migrations)?, feed_kept);
         let (head, head_seen) = watch::channel(feed::head(&writer).map_err(OpenError::Head)?);
         let (events, events_seen) =
             watch::channel(events::newest(&writer).map_err(OpenError::Head)?);
@@ -92,7 +101,7 @@ impl Store {
         let (read, queries) = mpsc::channel(WAITING_MAX);
         let queries = Arc::new(Mutex::new(queries));
         for reader in 0..readers.max(1) {
-            let open = Sqlite::open(&path, Access::Read);
+            let open = Sqlite::open(&path, Access::Read, lock_wait);
             let open = open.map_err(|source| OpenError::Open { path: path.clone(), source })?;
             let tx = Tx::new(open, feed_kept);
             let queries = Arc::clone(&queries);

@@ -1,0 +1,273 @@
+//! Any history at all: who followed the feed knows what a snapshot says.
+//!
+//! The histories are made from a seed; a failure names it.
+
+use insula_model::Generation;
+use insula_model::app::Live;
+use insula_model::build::BuildState;
+use insula_model::deployment::{Cause, CauseCode, DeploymentState, Source};
+use insula_model::instance::{Intent, RunState};
+use insula_model::tenancy::{Actor, Quota};
+use insula_store::{
+    Store, StoreConfig, Tx, WriteError, apps, builds, deployments, domains, environments, feed,
+    instances, nodes, orgs, projects, releases, runs,
+};
+
+use crate::model::{
+    Tenant, app, at, build, build_id, default_host, deployment, domain, environment, folder,
+    instance, node, org, project, ready, release, run,
+};
+use crate::world::World;
+
+const SEEDS: u64 = 24;
+const STEPS: u32 = 150;
+
+/// splitmix64: small, and good enough to shuffle with.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, sides: usize) -> usize {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((z ^ (z >> 31)) % sides as u64) as usize
+    }
+
+    fn one_of<'a, T>(&mut self, of: impl Iterator<Item = &'a T>) -> Option<&'a T> {
+        let all: Vec<&T> = of.collect();
+        if all.is_empty() { None } else { Some(all[self.roll(all.len())]) }
+    }
+}
+
+/// One mutation, chosen from what the follower knows. `n` numbers everything that is made.
+fn step(world: &World, dice: &mut Dice, n: u32) -> Option<Box<dyn Step>> {
+    let some_app = dice.one_of(world.apps.values()).cloned();
+    let some_org = dice.one_of(world.orgs.values()).cloned();
+    Some(match dice.roll(20) {
+        0 => boxed(move |tx| orgs::create(tx, &org(n))),
+        1 => {
+            let of = some_org?.id;
+            boxed(move |tx| orgs::set_quota(tx, of, &Quota { instances: n, ..Quota::default() }))
+        }
+        2 => {
+            let mut made = project(0, n);
+            made.org = some_org?.id;
+            boxed(move |tx| projects::create(tx, &made))
+        }
+        3 | 4 => {
+            let made = environment(dice.one_of(world.projects.values())?, n);
+            boxed(move |tx| environments::create(tx, &made))
+        }
+        5 | 6 => {
+            let made = app(dice.one_of(world.environments.values())?, n);
+            boxed(move |tx| apps::create(tx, &made, &default_host(&made)))
+        }
+        7 => {
+            let made = domain(&some_app?, n, &format!("shop{n}.example.org"));
+            boxed(move |tx| domains::add(tx, &made))
+        }
+        8 => {
+            let gone = dice.one_of(world.domains.values())?.clone();
+            boxed(move |tx| domains::remove(tx, gone.org, gone.id))
+        }
+        9 | 10 => {
+            let app = some_app?;
+            let source = match (&app.live, dice.roll(3)) {
+                (Some(live), 0) => Source::Release { release: live.release },
+                (Some(live), 1) => Source::Reconfigure { release: live.release },
+                _ => folder(n, insula_model::Bytes::kib(n.into())),
+            };
+            let mut made = deployment(&app, n, source);
+            if matches!(made.source, Source::Folder { .. }) {
+                made.build = Some(build_id(n));
+                let built = build(&made, n);
+                boxed(move |tx| {
+                    deployments::create(tx, &made)?;
+                    builds::create(tx, &built)
+                })
+            } else {
+                boxed(move |tx| deployments::create(tx, &made))
+            }
+        }
+        11 | 12 => {
+            // A release is cut, or one that is there goes live.
+            let before = dice.one_of(world.deployments.values())?.clone();
+            if before.state.is_final() {
+                return None;
+            }
+            boxed(move |tx| {
+                let mut after = before.clone();
+                match after.release {
+                    None => {
+                        let number = releases::next_number(tx, after.org, after.app)?;
+                        let cut = release(&after, n, number);
+                        releases::create(tx, &cut)?;
+                        after.release = Some(cut.id);
+                        after.state = DeploymentState::Starting;
+                        deployments::update(tx, &before.state, &after)
+                    }
+                    Some(cut) => {
+                        after.state = DeploymentState::Live;
+                        deployments::update(tx, &before.state, &after)?;
+                        let since = at(n.into());
+                        let live = Live { release: cut, deployment: after.id, since };
+                        apps::set_live(tx, after.org, after.app, &live)
+                    }
+                }
+            })
+        }
+        13 => {
+            let before = dice.one_of(world.deployments.values())?.clone();
+            if before.state.is_final() {
+                return None;
+            }
+            let mut after = before.clone();
+            after.state = match dice.roll(3) {
+                0 => DeploymentState::Cancelled { by: Actor::Operator },
+                1 => DeploymentState::Superseded { by: crate::model::deployment_id(n) },
+                _ => DeploymentState::Failed {
+                    cause: Box::new(Cause::new(CauseCode::BuildFailed, "exit code 1")),
+                },
+            };
+            boxed(move |tx| deployments::update(tx, &before.state, &after))
+        }
+        14 => {
+            let before = dice.one_of(world.builds.values())?.clone();
+            let mut after = before.clone();
+            after.state = BuildState::Running { node: crate::model::node_id(1), attempt: n };
+            boxed(move |tx| builds::update(tx, &before.state, &after))
+        }
+        15 => {
+            // Also of an old release, which the follower may have forgotten.
+            let app = some_app?;
+            let oldest = dice.roll(2) == 0;
+            boxed(move |tx| {
+                let page = insula_store::Page::default();
+                let all = releases::list(tx, app.org, app.id, &page)?.items;
+                let chosen = if oldest { all.last() } else { all.first() };
+                let Some(chosen) = chosen else { return Ok(()) };
+                if n.is_multiple_of(3) {
+                    runs::create(tx, &run(&app, &chosen.release, n))
+                } else {
+                    instances::create(tx, &instance(&app, &chosen.release, n))
+                }
+            })
+        }
+        16 => {
+            let one = dice.one_of(world.instances.values())?.clone();
+            match dice.roll(3) {
+                0 => boxed(move |tx| {
+                    let intent = Intent::Stop { since: at(n.into()) };
+                    instances::set_intent(tx, one.org, one.id, intent).map(drop)
+                }),
+                1 => boxed(move |tx| {
+                    let seen = ready(one.id, at(n.into()));
+                    instances::set_observed(tx, one.org, one.id, &seen).map(drop)
+                }),
+                _ => boxed(move |tx| instances::delete(tx, one.org, one.id)),
+            }
+        }
+        17 => {
+            let before = dice.one_of(world.runs.values())?.clone();
+            let mut after = before.clone();
+            after.state = RunState::Cancelled;
+            boxed(move |tx| runs::update(tx, &before.state, &after))
+        }
+        18 => boxed(move |tx| nodes::hello(tx, &node(n % 3))),
+        _ => match dice.roll(8) {
+            0 if world.orgs.len() > 2 => {
+                let of = some_org?.id;
+                boxed(move |tx| orgs::delete(tx, of))
+            }
+            0..=3 => {
+                let app = some_app?;
+                boxed(move |tx| apps::delete(tx, app.org, app.id))
+            }
+            4 | 5 => {
+                let app = some_app?;
+                let scale = [("web".parse().ok()?, n)].into();
+                boxed(move |tx| apps::set_scale(tx, app.org, app.id, &scale))
+            }
+            6 => {
+                let gone = dice.one_of(world.environments.values())?.clone();
+                boxed(move |tx| not_empty(environments::delete(tx, gone.org, gone.id)))
+            }
+            _ => {
+                let gone = dice.one_of(world.projects.values())?.clone();
+                boxed(move |tx| not_empty(projects::delete(tx, gone.org, gone.id)))
+            }
+        },
+    })
+}
+
+/// What still has something in it is refused, which is as good a step as any.
+fn not_empty(outcome: Result<(), WriteError>) -> Result<(), WriteError> {
+    match outcome {
+        Err(WriteError::NotEmpty { .. }) => Ok(()),
+        other => other,
+    }
+}
+
+trait Step: Fn(&mut Tx) -> Result<(), WriteError> + Send {}
+impl<F: Fn(&mut Tx) -> Result<(), WriteError> + Send> Step for F {}
+
+fn boxed(step: impl Fn(&mut Tx) -> Result<(), WriteError> + Send + 'static) -> Box<dyn Step> {
+    Box::new(step)
+}
+
+fn follow(store: &Store, world: &mut World, from: Generation) -> Generation {
+    let mut reached = from;
+    let mut changes = Vec::new();
+    loop {
+        let (next, more) = store.read_blocking(move |tx| feed::since(tx, reached, 7)).unwrap();
+        changes.extend(more);
+        if next == reached {
+            world.apply(changes);
+            return reached;
+        }
+        reached = next;
+    }
+}
+
+fn snapshot(store: &Store) -> (Generation, World) {
+    let (head, changes) = store.read_blocking(feed::snapshot).unwrap();
+    let mut world = World::default();
+    world.apply(changes);
+    (head, world)
+}
+
+#[test]
+fn who_follows_the_feed_knows_what_a_snapshot_says() {
+    for seed in 0..SEEDS {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(StoreConfig::new(folder.path().join("insula.db"))).unwrap();
+        let mut dice = Dice(seed);
+        // One who follows each commit, and one who looks now and then.
+        let (mut near, mut near_at) = (World::default(), Generation(0));
+        let (mut far, mut far_at) = (World::default(), Generation(0));
+        // Something to begin with.
+        store.write_blocking(|tx| Tenant::of(STEPS + 1).deploy(tx)).unwrap();
+        near_at = follow(&store, &mut near, near_at);
+        for n in 1..=STEPS {
+            let Some(step) = step(&near, &mut dice, n) else { continue };
+            store
+                .write_blocking(move |tx| step(tx))
+                .unwrap_or_else(|error: WriteError| panic!("seed {seed}, step {n}: {error:?}"));
+            near_at = follow(&store, &mut near, near_at);
+            if dice.roll(25) == 0 {
+                far_at = follow(&store, &mut far, far_at);
+            }
+            if dice.roll(10) == 0 {
+                let (head, told) = snapshot(&store);
+                assert_eq!(head, near_at, "seed {seed}, step {n}");
+                assert_eq!(near, told, "seed {seed}, step {n}");
+            }
+        }
+        follow(&store, &mut far, far_at);
+        let (_, told) = snapshot(&store);
+        assert_eq!(near, told, "seed {seed}");
+        assert_eq!(far, told, "seed {seed}, seldom looking");
+        assert!(near_at > Generation(u64::from(STEPS) / 4), "seed {seed} did too little");
+    }
+}

@@ -1,0 +1,18 @@
+//! The store from outside: what its users may rely on.
+
+mod backup;
+mod disk;
+mod feed;
+mod golden;
+mod group;
+mod history;
+mod idempotency;
+mod kill;
+mod model;
+mod open;
+mod pages;
+mod reserved;
+mod secrets;
+mod sweep;
+mod tenancy;
+mod world;
