@@ -4,6 +4,7 @@
 //! I/O. `folder` reads what a developer has on disk. Nothing here talks to a network, starts a
 //! process or stores anything.
 
+pub mod archive;
 pub mod detect;
 pub mod entry;
 pub mod folder;
