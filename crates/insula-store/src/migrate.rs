@@ -68,3 +68,80 @@ fn create(path: &Path) -> Result<(), OpenError> {
         Err(source) => Err(OpenError::Create { path: path.to_owned(), source }),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use insula_model::tenancy::{Org, Quota};
+    use insula_model::{OrgId, Timestamp};
+
+    use super::*;
+    use crate::store::{Store, StoreConfig};
+    use crate::{orgs, sqlite};
+
+    const SECOND: &str = "ALTER TABLE orgs ADD COLUMN motto TEXT NOT NULL DEFAULT '';";
+    const BROKEN: &str = "ALTER TABLE orgs ADD COLUMN motto TEXT; DROP TABLE no_such_table;";
+
+    fn org() -> Org {
+        let created = Timestamp::from_millis(1_790_000_000_000);
+        let id = OrgId::from_parts(created, [1; 10]);
+        Org { id, name: "acme".parse().unwrap(), quota: Quota::default(), created }
+    }
+
+    /// A store of the first format with an org in it.
+    fn first(path: &Path) {
+        let store = Store::open_with(StoreConfig::new(path), &MIGRATIONS[..1]).unwrap();
+        store.write_blocking(|tx| orgs::create(tx, &org())).unwrap();
+    }
+
+    fn format(path: &Path) -> Format {
+        Sqlite::open(path, sqlite::Access::Read, Millis(0)).unwrap().format().unwrap()
+    }
+
+    #[test]
+    fn an_older_file_is_copied_and_then_migrated() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("insula.db");
+        first(&path);
+        let migrations = [MIGRATIONS[0], SECOND];
+        let store = Store::open_with(StoreConfig::new(&path), &migrations).unwrap();
+        assert_eq!(store.read_blocking(|tx| orgs::get(tx, org().id)).unwrap(), Some(org()));
+        drop(store);
+        assert_eq!(format(&path), Format::Ours(2));
+
+        // The copy is the store as it was: the older version opens it.
+        let copy = copy_of(&path, 1);
+        assert_eq!(format(&copy), Format::Ours(1));
+        let store = Store::open_with(StoreConfig::new(&copy), &MIGRATIONS[..1]).unwrap();
+        assert_eq!(store.read_blocking(|tx| orgs::get(tx, org().id)).unwrap(), Some(org()));
+
+        // The older version refuses what the newer one made of it.
+        let refused = Store::open_with(StoreConfig::new(&path), &MIGRATIONS[..1]);
+        assert!(matches!(refused, Err(OpenError::Newer { found: 2, known: 1, .. })));
+    }
+
+    #[test]
+    fn a_migration_that_fails_changes_nothing_and_can_be_tried_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("insula.db");
+        first(&path);
+        for _ in 0..2 {
+            let failed = Store::open_with(StoreConfig::new(&path), &[MIGRATIONS[0], BROKEN]);
+            assert!(matches!(failed, Err(OpenError::Migrate { to: 2, .. })));
+            assert_eq!(format(&path), Format::Ours(1));
+        }
+        let store = Store::open_with(StoreConfig::new(&path), &[MIGRATIONS[0], SECOND]).unwrap();
+        assert_eq!(store.read_blocking(|tx| orgs::get(tx, org().id)).unwrap(), Some(org()));
+    }
+
+    #[test]
+    fn nothing_is_migrated_that_could_not_be_copied() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("insula.db");
+        first(&path);
+        // Something is in the way that is not a copy of ours.
+        std::fs::create_dir(copy_of(&path, 1)).unwrap();
+        let refused = Store::open_with(StoreConfig::new(&path), &[MIGRATIONS[0], SECOND]);
+        assert!(matches!(refused, Err(OpenError::Copy { .. })));
+        assert_eq!(format(&path), Format::Ours(1));
+    }
+}

@@ -6,9 +6,11 @@
 use std::path::Path;
 use std::process::Command;
 
-use insula_store::idempotency::{self, Request};
+use insula_model::tenancy::Quota;
+use insula_store::idempotency::{self, Begin, Request};
 use insula_store::{Store, StoreConfig, StoreError, Tx, WriteError, orgs};
 
+use crate::group::{hold, queued};
 use crate::model::{at, digest, org, org_id};
 
 const FOLDER: &str = "INSULA_STORE_TEST_FULL_DISK";
@@ -36,6 +38,15 @@ fn a_full_disk_is_said_so_and_writing_goes_on_when_there_is_room() {
     assert!(outcome.status.success(), "{said}\n{}", String::from_utf8_lossy(&outcome.stdout));
 }
 
+fn request(n: u32) -> Request {
+    Request {
+        caller: "tok".to_owned(),
+        key: n.to_string(),
+        route: "POST /".to_owned(),
+        body: digest(n),
+    }
+}
+
 /// In the namespace of its own.
 fn fill(folder: &Path) {
     let mounted = Command::new("mount")
@@ -52,13 +63,7 @@ fn fill(folder: &Path) {
     let write = |n: u32| {
         let heavy = move |tx: &mut Tx| -> Result<(), WriteError> {
             orgs::create(tx, &org(n))?;
-            let request = Request {
-                caller: "tok".to_owned(),
-                key: n.to_string(),
-                route: "POST /".to_owned(),
-                body: digest(n),
-            };
-            Ok(idempotency::finish(tx, &request, 200, &[n as u8; 20_000], at(0))?)
+            Ok(idempotency::finish(tx, &request(n), 200, &[n as u8; 20_000], at(0))?)
         };
         store.write_blocking(heavy)
     };
@@ -88,9 +93,57 @@ fn fill(folder: &Path) {
     assert_eq!(present(), acknowledged + 1);
     assert!(matches!(write(acknowledged + 1), Err(WriteError::Store(StoreError::DiskFull(_)))));
 
+    // In a group, only the one that does not fit is refused.
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    runtime.block_on(async {
+        let small = |n| store.write(move |tx| orgs::set_quota(tx, org_id(n), &Quota::default()));
+        let (go, held) = hold(&store).await;
+        let before = queued(small(0)).await;
+        let huge = queued(store.write(|tx| -> Result<(), WriteError> {
+            Ok(idempotency::finish(tx, &request(0), 200, &[0; 4 << 20], at(0))?)
+        }))
+        .await;
+        let after = queued(small(1)).await;
+        go.send(()).unwrap();
+        held.await.unwrap();
+        before.await.unwrap();
+        assert!(matches!(huge.await, Err(WriteError::Store(StoreError::DiskFull(_)))));
+        after.await.unwrap();
+    });
+
     std::fs::remove_file(&ballast).unwrap();
     write(acknowledged + 1).unwrap();
     assert_eq!(present(), acknowledged + 2);
+
+    // A group that is too much together: as many as fit are kept, the others are told.
+    let (kept, refused) = runtime.block_on(async {
+        let (go, held) = hold(&store).await;
+        let mut writes = Vec::new();
+        for n in 2_000..2_040 {
+            let heavy = move |tx: &mut Tx| -> Result<(), WriteError> {
+                Ok(idempotency::finish(tx, &request(n), 200, &[7; 30_000], at(0))?)
+            };
+            writes.push(queued(store.write(heavy)).await);
+        }
+        go.send(()).unwrap();
+        held.await.unwrap();
+        let (mut kept, mut refused) = (Vec::new(), Vec::new());
+        for (n, write) in (2_000..).zip(writes) {
+            match write.await {
+                Ok(()) => kept.push(n),
+                Err(WriteError::Store(StoreError::DiskFull(_))) => refused.push(n),
+                Err(error) => panic!("{error:?}"),
+            }
+        }
+        (kept, refused)
+    });
+    assert!(!kept.is_empty() && !refused.is_empty(), "{kept:?} kept, {refused:?} refused");
+    for (n, expected) in
+        kept.into_iter().map(|n| (n, true)).chain(refused.into_iter().map(|n| (n, false)))
+    {
+        let begun = store.write_blocking(move |tx| idempotency::begin(tx, &request(n), at(1)));
+        assert_eq!(matches!(begun.unwrap(), Begin::Replay { .. }), expected, "{n}");
+    }
     drop(store);
     // And it is all there for the next one who opens it.
     let store = Store::open(StoreConfig::new(folder.join("insula.db"))).unwrap();

@@ -10,7 +10,7 @@ use insula_store::{Store, StoreError, WriteError, orgs};
 use crate::model::{Fixture, org, org_id};
 
 /// Holds the writer inside a mutation until it is let go, so that others gather behind it.
-async fn hold(store: &Store) -> (mpsc::Sender<()>, tokio::task::JoinHandle<()>) {
+pub async fn hold(store: &Store) -> (mpsc::Sender<()>, tokio::task::JoinHandle<()>) {
     let (go, gate) = mpsc::channel::<()>();
     let gate = Arc::new(Mutex::new(gate));
     let (inside, entered) = tokio::sync::oneshot::channel();
@@ -31,7 +31,7 @@ async fn hold(store: &Store) -> (mpsc::Sender<()>, tokio::task::JoinHandle<()>) 
 }
 
 /// Polls it once: its mutation is in the queue behind the one that is held.
-async fn queued<F: Future>(write: F) -> Pin<Box<F>> {
+pub async fn queued<F: Future>(write: F) -> Pin<Box<F>> {
     let mut write = Box::pin(write);
     assert!(poll_fn(|cx| Poll::Ready(write.as_mut().poll(cx).is_pending())).await);
     write
