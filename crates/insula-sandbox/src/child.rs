@@ -12,7 +12,6 @@ use rustix::fs::{Mode as FileMode, OFlags, open};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::exit::contract::{FD_ERR, FD_EXIT, FD_OUT, SIGNALS};
-use crate::seccomp::Filters;
 use crate::spec::{APP_UID, Mode};
 use crate::step::Step;
 use crate::sys::{self, StringArray};
@@ -33,7 +32,7 @@ pub(crate) struct Inside {
     pub cwd: CString,
     pub nofile: u64,
     pub own_network: bool,
-    pub filters: Filters,
+    pub filter: Vec<libc::sock_filter>,
     pub argv: StringArray,
     pub envp: StringArray,
     pub init: OwnedFd,
@@ -223,8 +222,7 @@ fn prepare(inside: &Inside, wire: &Wire<'_>) -> Result<Gone, Message> {
     sys::drop_capabilities().map_err(at(Stage::Capabilities))?;
     sys::no_new_privileges().map_err(at(Stage::Privileges))?;
     sys::close_from_on_exec(FIRST_OTHER_FD).map_err(at(Stage::Descriptors))?;
-    sys::install_filter(&inside.filters.allowed).map_err(at(Stage::Filter))?;
-    sys::install_filter(&inside.filters.missing).map_err(at(Stage::Filter))?;
+    sys::install_filter(&inside.filter).map_err(at(Stage::Filter))?;
     let error = sys::exec_fd(inside.init.as_fd(), &inside.argv, &inside.envp);
     Err(at(Stage::Exec)(error))
 }

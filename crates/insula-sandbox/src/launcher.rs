@@ -259,7 +259,7 @@ fn prepare(plan: &LaunchPlan, dir: &SandboxDir) -> Result<Inside, Failure> {
         cwd: text(spec.cwd.as_os_str().as_bytes())?,
         nofile: spec.limits.nofile,
         own_network: plan.mode == Mode::Root,
-        filters: seccomp::compile().map_err(|e| Failure::new("prepare the filter", e))?,
+        filter: seccomp::compile(),
         argv: StringArray::new(argv),
         envp: StringArray::new(envp),
         init: sealed_init().map_err(at("prepare the init"))?,

@@ -35,6 +35,7 @@
 mod cgroup;
 mod child;
 mod exit;
+mod filter;
 mod host;
 mod id;
 mod identity;

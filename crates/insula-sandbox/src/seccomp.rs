@@ -8,125 +8,93 @@
 
 use std::collections::BTreeMap;
 
-use libc::{EPERM, c_long};
-use seccompiler::{
-    SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
-};
+use libc::{EPERM, c_long, sock_filter};
 
-use crate::sys::Filter;
+use crate::filter::{Condition, Range, Verdict, assemble};
 
 /// Numbers from here on are newer than the list; a libc must see that they are missing.
-const FIRST_UNKNOWN: c_long = 463;
-/// The kernel adds some five calls a year; beyond this a new one is `EPERM`, still refused.
-const UNKNOWN_END: c_long = 512;
+const FIRST_UNKNOWN: u32 = 463;
+/// From here on numbers are those of x32, another way to make every call.
+const FIRST_OF_X32: u32 = 0x4000_0000;
 
 /// All flags of `clone` that make a namespace.
-const CLONE_NAMESPACES: u64 = (libc::CLONE_NEWNS
+const CLONE_NAMESPACES: u32 = (libc::CLONE_NEWNS
     | libc::CLONE_NEWCGROUP
     | libc::CLONE_NEWUTS
     | libc::CLONE_NEWIPC
     | libc::CLONE_NEWUSER
     | libc::CLONE_NEWPID
-    | libc::CLONE_NEWNET) as u64
+    | libc::CLONE_NEWNET) as u32
     | 0x80; // CLONE_NEWTIME, which libc knows under another type.
 
-/// The two filters of an app, in the order in which they are installed. With two errors the kernel
-/// answers that of the later one, so `missing` comes last.
-pub(crate) struct Filters {
-    pub allowed: Filter,
-    pub missing: Filter,
+/// Calls that are refused as if the kernel were too old for them. `clone3` hides its flags behind a
+/// pointer, where no filter sees them; io_uring makes calls that no filter sees.
+const MISSING: &[c_long] = &[
+    libc::SYS_clone3,
+    libc::SYS_io_uring_setup,
+    libc::SYS_io_uring_enter,
+    libc::SYS_io_uring_register,
+];
+
+/// The program that every app runs under.
+pub(crate) fn compile() -> Vec<sock_filter> {
+    assemble(&ranges(&verdicts()))
 }
 
-#[derive(Debug, thiserror::Error)]
-#[error("compile the system call filter: {0}")]
-pub struct FilterError(String);
-
-pub(crate) fn compile() -> Result<Filters, FilterError> {
-    let allowed =
-        build(allowed_rules()?, SeccompAction::Errno(EPERM as u32), SeccompAction::Allow)?;
-    let missing = build(
-        missing_calls().map(|call| (call, vec![])).collect(),
-        SeccompAction::Allow,
-        SeccompAction::Errno(libc::ENOSYS as u32),
-    )?;
-    Ok(Filters { allowed, missing })
-}
-
-fn build(
-    rules: BTreeMap<i64, Vec<SeccompRule>>,
-    otherwise: SeccompAction,
-    on_match: SeccompAction,
-) -> Result<Filter, FilterError> {
-    let arch = std::env::consts::ARCH.try_into().map_err(failed)?;
-    let filter = SeccompFilter::new(rules, otherwise, on_match, arch).map_err(failed)?;
-    filter.try_into().map_err(failed)
-}
-
-fn failed(error: seccompiler::BackendError) -> FilterError {
-    FilterError(error.to_string())
-}
-
-fn missing_calls() -> impl Iterator<Item = c_long> {
-    // `clone3` hides its flags behind a pointer, where no filter sees them.
-    // io_uring would make calls that no filter sees.
-    [
-        libc::SYS_clone3,
-        libc::SYS_io_uring_setup,
-        libc::SYS_io_uring_enter,
-        libc::SYS_io_uring_register,
-    ]
-    .into_iter()
-    .chain(FIRST_UNKNOWN..UNKNOWN_END)
-}
-
-fn allowed_rules() -> Result<BTreeMap<i64, Vec<SeccompRule>>, FilterError> {
-    let mut rules = BTreeMap::new();
-    for call in FILES.iter().chain(PROCESSES).chain(MEMORY).chain(SIGNALS).chain(TIME) {
-        rules.insert(*call, vec![]);
+fn verdicts() -> BTreeMap<u32, Verdict> {
+    let mut verdicts = BTreeMap::new();
+    let mut set = |call: c_long, verdict: Verdict| {
+        let call = u32::try_from(call).expect("numbers of calls are small");
+        assert!(verdicts.insert(call, verdict).is_none(), "call {call} is listed twice");
+    };
+    for list in [FILES, PROCESSES, MEMORY, SIGNALS, TIME, SOCKETS, EVENTS, SYSTEM, OLD] {
+        for call in list {
+            set(*call, Verdict::Allow);
+        }
     }
-    for call in SOCKETS.iter().chain(EVENTS).chain(SYSTEM).chain(OLD) {
-        rules.insert(*call, vec![]);
+    for call in MISSING {
+        set(*call, Verdict::Refuse(libc::ENOSYS));
     }
-    rules.insert(
-        libc::SYS_clone,
-        vec![rule(vec![argument(0, SeccompCmpOp::MaskedEq(CLONE_NAMESPACES), 0)?])?],
-    );
-    rules.insert(libc::SYS_socket, socket_rules()?);
+    let no_namespaces = Condition { argument: 0, mask: CLONE_NAMESPACES, value: 0 };
+    set(libc::SYS_clone, Verdict::AllowIf(vec![vec![no_namespaces]]));
+    set(libc::SYS_socket, socket());
     // Linux, 32 bit personalities and the question which one it is; with and without the flag
     // that compilers and debuggers use (no randomised addresses).
     let personalities = [0, 0x0008, 0x0002_0000, 0x0002_0008, 0x0004_0000, 0xffff_ffff];
-    rules.insert(
-        libc::SYS_personality,
-        personalities
-            .into_iter()
-            .map(|value| rule(vec![argument(0, SeccompCmpOp::Eq, value)?]))
-            .collect::<Result<_, _>>()?,
-    );
-    Ok(rules)
+    let ways = personalities.map(|value| vec![is(0, value)]);
+    set(libc::SYS_personality, Verdict::AllowIf(ways.to_vec()));
+    verdicts
 }
 
 /// Unix, IPv4 and IPv6, and routing questions (`getifaddrs`). AF_VSOCK would reach the
 /// hypervisor from any network namespace; AF_ALG, AF_PACKET and rare protocols are attack surface.
-fn socket_rules() -> Result<Vec<SeccompRule>, FilterError> {
-    let family = |family: i32| argument(0, SeccompCmpOp::Eq, family as u64);
-    Ok(vec![
-        rule(vec![family(libc::AF_UNIX)?])?,
-        rule(vec![family(libc::AF_INET)?])?,
-        rule(vec![family(libc::AF_INET6)?])?,
-        rule(vec![
-            family(libc::AF_NETLINK)?,
-            argument(2, SeccompCmpOp::Eq, libc::NETLINK_ROUTE as u64)?,
-        ])?,
+fn socket() -> Verdict {
+    Verdict::AllowIf(vec![
+        vec![is(0, libc::AF_UNIX as u32)],
+        vec![is(0, libc::AF_INET as u32)],
+        vec![is(0, libc::AF_INET6 as u32)],
+        vec![is(0, libc::AF_NETLINK as u32), is(2, libc::NETLINK_ROUTE as u32)],
     ])
 }
 
-fn rule(conditions: Vec<SeccompCondition>) -> Result<SeccompRule, FilterError> {
-    SeccompRule::new(conditions).map_err(failed)
+fn is(argument: u8, value: u32) -> Condition {
+    Condition { argument, mask: u32::MAX, value }
 }
 
-/// All filtered arguments are `int` or flags below bit 32; the kernel ignores what is above.
-fn argument(index: u8, op: SeccompCmpOp, value: u64) -> Result<SeccompCondition, FilterError> {
-    SeccompCondition::new(index, SeccompCmpArgLen::Dword, op, value).map_err(failed)
+/// Every number there is, in as few ranges as it takes.
+fn ranges(verdicts: &BTreeMap<u32, Verdict>) -> Vec<Range> {
+    let mut ranges: Vec<Range> = Vec::new();
+    let mut add = |first: u32, verdict: Verdict| {
+        if ranges.last().is_none_or(|last| last.verdict != verdict) {
+            ranges.push(Range { first, verdict });
+        }
+    };
+    for number in 0..FIRST_UNKNOWN {
+        add(number, verdicts.get(&number).cloned().unwrap_or(Verdict::Refuse(EPERM)));
+    }
+    add(FIRST_UNKNOWN, Verdict::Refuse(libc::ENOSYS));
+    add(FIRST_OF_X32, Verdict::Refuse(EPERM));
+    ranges
 }
 
 const FILES: &[c_long] = &[
@@ -446,13 +414,42 @@ const OLD: &[c_long] = &[];
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::filter::tests::verdict;
+
+    const ALLOW: u32 = libc::SECCOMP_RET_ALLOW;
+    const NOT_PERMITTED: u32 = libc::SECCOMP_RET_ERRNO | EPERM as u32;
+    const NOT_THERE: u32 = libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32;
+
+    fn of(call: c_long, arguments: &[u64]) -> u32 {
+        verdict(&compile(), call as u32, arguments)
+    }
 
     #[test]
-    fn no_call_is_listed_twice_and_dangerous_ones_never() {
-        let rules = allowed_rules().unwrap();
-        let listed = [FILES, PROCESSES, MEMORY, SIGNALS, TIME, SOCKETS, EVENTS, SYSTEM, OLD];
-        let count: usize = listed.iter().map(|list| list.len()).sum();
-        assert_eq!(rules.len(), count + 3, "clone, socket and personality have rules of their own");
+    fn the_program_says_what_the_lists_say() {
+        let lists = [FILES, PROCESSES, MEMORY, SIGNALS, TIME, SOCKETS, EVENTS, SYSTEM, OLD];
+        let conditional = [libc::SYS_clone, libc::SYS_socket, libc::SYS_personality];
+        let program = compile();
+        for number in 0..700_u32 {
+            let call = c_long::from(number);
+            if conditional.contains(&call) {
+                continue;
+            }
+            let expected = if lists.iter().any(|list| list.contains(&call)) {
+                ALLOW
+            } else if MISSING.contains(&call) || number >= FIRST_UNKNOWN {
+                NOT_THERE
+            } else {
+                NOT_PERMITTED
+            };
+            assert_eq!(verdict(&program, number, &[]), expected, "{number}");
+        }
+        for number in [FIRST_OF_X32, FIRST_OF_X32 + 59, u32::MAX] {
+            assert_eq!(verdict(&program, number, &[]), NOT_PERMITTED, "{number}");
+        }
+    }
+
+    #[test]
+    fn dangerous_calls_are_refused() {
         for call in [
             libc::SYS_mount,
             libc::SYS_umount2,
@@ -477,21 +474,36 @@ mod tests {
             libc::SYS_chroot,
             libc::SYS_open_by_handle_at,
             libc::SYS_pidfd_getfd,
-            libc::SYS_clone3,
-            libc::SYS_io_uring_setup,
             libc::SYS_settimeofday,
             libc::SYS_syslog,
         ] {
-            assert!(!rules.contains_key(&call), "{call}");
+            assert_eq!(of(call, &[]), NOT_PERMITTED, "{call}");
         }
     }
 
     #[test]
-    fn the_filters_fit_into_the_kernel() {
-        /// `BPF_MAXINSNS`.
-        const INSTRUCTIONS_MAX: usize = 4_096;
-        let filters = compile().unwrap();
-        assert!(filters.allowed.len() < INSTRUCTIONS_MAX, "{}", filters.allowed.len());
-        assert!(filters.missing.len() < INSTRUCTIONS_MAX, "{}", filters.missing.len());
+    fn arguments_decide_where_the_call_alone_does_not() {
+        let thread = 0x003d_0f00;
+        assert_eq!(of(libc::SYS_clone, &[thread]), ALLOW);
+        assert_eq!(of(libc::SYS_clone, &[17]), ALLOW);
+        for bit in 0..32 {
+            let flag = 1_u64 << bit;
+            let makes_one = u64::from(CLONE_NAMESPACES) & flag != 0;
+            let expected = if makes_one { NOT_PERMITTED } else { ALLOW };
+            assert_eq!(of(libc::SYS_clone, &[flag]), expected, "{flag:#x}");
+        }
+        for family in 0..50_u64 {
+            let expected = if [1, 2, 10, 16].contains(&family) { ALLOW } else { NOT_PERMITTED };
+            assert_eq!(of(libc::SYS_socket, &[family, 1, 0]), expected, "{family}");
+        }
+        assert_eq!(of(libc::SYS_socket, &[16, 3, 12]), NOT_PERMITTED, "netfilter");
+        assert_eq!(of(libc::SYS_personality, &[0xffff_ffff]), ALLOW);
+        assert_eq!(of(libc::SYS_personality, &[0x0040_0000]), NOT_PERMITTED);
+    }
+
+    #[test]
+    fn the_program_stays_small() {
+        // A tenth of what the kernel takes; each instruction is paid for at every start.
+        assert!(compile().len() < 400, "{}", compile().len());
     }
 }

@@ -10,9 +10,6 @@ use std::io;
 use std::mem::size_of;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
-/// Marks a filter that the kernel must accept: one instruction of classic BPF.
-pub(crate) type Filter = seccompiler::BpfProgram;
-
 /// `struct clone_args` of the kernel, its third version.
 #[repr(C)]
 #[derive(Default)]
@@ -202,13 +199,13 @@ pub(crate) fn no_new_privileges() -> io::Result<()> {
     done(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) }.into())
 }
 
-pub(crate) fn install_filter(filter: &Filter) -> io::Result<()> {
+pub(crate) fn install_filter(filter: &[libc::sock_filter]) -> io::Result<()> {
+    let too_long = |_| io::Error::from_raw_os_error(libc::E2BIG);
     let program = libc::sock_fprog {
-        len: filter.len() as u16,
-        filter: filter.as_ptr() as *mut libc::sock_filter,
+        len: u16::try_from(filter.len()).map_err(too_long)?,
+        filter: filter.as_ptr().cast_mut(),
     };
-    // SAFETY: `sock_filter` has the kernel's layout on both sides and the program outlives the
-    // call, which only reads it.
+    // SAFETY: the program outlives the call, which only reads it.
     done(unsafe {
         libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, &raw const program)
     })
