@@ -8,7 +8,7 @@
 //!
 //! Everything is said to the kernel by netlink (`wire`, `netlink`, `route`, `nft`), so that nothing has to be
 //! installed and an attachment costs milliseconds. `config` decides names, `rules` who may talk to whom,
-//! `host` puts up the machine's share, `attach` an instance's. Which instance gets which address, and which
+//! `host` puts up the machine's share, `attach` an instance's; `drift` compares. Which instance gets which address, and which
 //! number stands for an environment, is the agent's to decide and to remember.
 //!
 //! What cannot be helped from here: a packet must be accepted by *every* firewall on the machine, and an
@@ -20,6 +20,7 @@
 
 mod attach;
 mod config;
+mod drift;
 mod error;
 mod flows;
 mod host;
@@ -35,6 +36,7 @@ mod world;
 
 pub use attach::{Swept, attach, detach, sweep};
 pub use config::{Attachment, BadConfig, Ipv4Cidr, NetConfig, NetTag};
+pub use drift::{Drift, check_host};
 pub use error::NetError;
-pub use host::{Drift, check_host, ensure_host, teardown_host};
+pub use host::{ensure_host, teardown_host};
 pub use pool::AddressPool;

@@ -81,18 +81,41 @@ impl Socket {
         &mut self,
         doing: &str,
         messages: Vec<Message>,
-        mut visit: impl FnMut(Received<'_>),
+        visit: impl FnMut(Received<'_>),
     ) -> Result<(), NetError> {
+        let answers = self.exchange(doing, messages, visit)?;
+        settle(doing, &answers)
+    }
+
+    /// All or nothing: one nf_tables transaction.
+    pub(super) fn commit(&mut self, doing: &str, changes: Vec<Message>) -> Result<(), NetError> {
+        let mut messages = Vec::with_capacity(changes.len() + 2);
+        messages.push(batch_edge(BATCH_BEGIN));
+        messages.extend(changes);
+        messages.push(batch_edge(BATCH_END));
+        let mut answers = self.exchange(doing, messages, |_| {})?;
+        // The edges are acknowledged only when the batch as a whole was refused.
+        if let [first, .., last] = answers.as_mut_slice() {
+            (first.seen, last.seen) = (true, true);
+        }
+        settle(doing, &answers)
+    }
+
+    /// One answer for each message, in their order.
+    fn exchange(
+        &mut self,
+        doing: &str,
+        messages: Vec<Message>,
+        mut visit: impl FnMut(Received<'_>),
+    ) -> Result<Vec<Answer>, NetError> {
         let first = self.sequence.wrapping_add(1);
-        let count = messages.len();
+        let mut answers = vec![Answer::default(); messages.len()];
         let mut bytes = Vec::with_capacity(messages.iter().map(Message::len).sum());
         for message in messages {
             self.sequence = self.sequence.wrapping_add(1);
             bytes.extend_from_slice(&message.seal(self.sequence));
         }
         self.send(doing, &bytes)?;
-
-        let mut answers = vec![Answer::default(); count];
         // The kernel carries out requests within `send`, so all answers are waiting already.
         while let Some(length) = self.receive(doing, RecvFlags::DONTWAIT)? {
             for received in wire::messages(&self.buffer[..length]) {
@@ -104,38 +127,7 @@ impl Socket {
                 }
             }
         }
-        settle(doing, answers)
-    }
-
-    /// All or nothing: one nf_tables transaction.
-    pub(super) fn commit(&mut self, doing: &str, changes: Vec<Message>) -> Result<(), NetError> {
-        let mut messages = Vec::with_capacity(changes.len() + 2);
-        messages.push(batch_edge(BATCH_BEGIN));
-        messages.extend(changes);
-        messages.push(batch_edge(BATCH_END));
-        let first = self.sequence.wrapping_add(1);
-        let count = messages.len();
-        let mut bytes = Vec::with_capacity(messages.iter().map(Message::len).sum());
-        for message in messages {
-            self.sequence = self.sequence.wrapping_add(1);
-            bytes.extend_from_slice(&message.seal(self.sequence));
-        }
-        self.send(doing, &bytes)?;
-
-        let mut answers = vec![Answer::default(); count];
-        while let Some(length) = self.receive(doing, RecvFlags::DONTWAIT)? {
-            for received in wire::messages(&self.buffer[..length]) {
-                let index = received.sequence.wrapping_sub(first) as usize;
-                if let (KIND_ERROR, Some(answer)) = (received.kind, answers.get_mut(index)) {
-                    *answer = acknowledgement(received);
-                }
-            }
-        }
-        // The edges are acknowledged only when the batch as a whole was refused.
-        for edge in [0, count - 1] {
-            answers[edge].seen = true;
-        }
-        settle(doing, answers)
+        Ok(answers)
     }
 
     /// Asks for a list. Restarts are the caller's: a list that changed meanwhile may miss entries.
@@ -153,8 +145,8 @@ impl Socket {
             for received in wire::messages(&self.buffer[..length]) {
                 match received.kind {
                     _ if received.sequence != sequence => {}
-                    KIND_DONE => return settle(doing, vec![done(received)]),
-                    KIND_ERROR => return settle(doing, vec![acknowledgement(received)]),
+                    KIND_DONE => return settle(doing, &[done(received)]),
+                    KIND_ERROR => return settle(doing, &[acknowledgement(received)]),
                     _ => visit(received),
                 }
             }
@@ -231,7 +223,7 @@ fn done(received: Received<'_>) -> Answer {
     Answer { seen: true, error, reason: None }
 }
 
-fn settle(doing: &str, answers: Vec<Answer>) -> Result<(), NetError> {
+fn settle(doing: &str, answers: &[Answer]) -> Result<(), NetError> {
     if let Some(answer) = answers.iter().find(|answer| answer.error != 0) {
         return Err(NetError::Refused {
             doing: doing.to_owned(),
