@@ -133,3 +133,113 @@ fn history(
     }
     told
 }
+
+#[cfg(test)]
+mod tests {
+    use insula_model::instance::Intent;
+    use insula_model::observed::{Exit, ExitNote};
+    use insula_model::spec::ComponentKind;
+    use insula_model::*;
+
+    use super::*;
+
+    const NOW: Timestamp = Timestamp::from_millis(5_000);
+
+    fn node(n: u8) -> NodeId {
+        NodeId::from_parts(Timestamp::from_millis(1), [n; 10])
+    }
+
+    fn instance(n: u8, on: NodeId) -> Instance {
+        let at = Timestamp::from_millis(1);
+        Instance {
+            id: InstanceId::from_parts(at, [n; 10]),
+            org: OrgId::from_parts(at, [0; 10]),
+            project: ProjectId::from_parts(at, [0; 10]),
+            environment: EnvironmentId::from_parts(at, [0; 10]),
+            app: AppId::from_parts(at, [0; 10]),
+            component: "web".parse().unwrap(),
+            kind: ComponentKind::Service,
+            release: ReleaseId::from_parts(at, [0; 10]),
+            deployment: DeploymentId::from_parts(at, [0; 10]),
+            run: None,
+            node: on,
+            cpu: MilliCpu(1),
+            memory: Bytes(1),
+            intent: Intent::Run,
+            created: at,
+            observed: Observed::Unknown,
+        }
+    }
+
+    fn world(instances: &[Instance]) -> World {
+        let mut world = World::new("localhost".parse().unwrap());
+        world.instances = instances.iter().map(|i| (i.id, i.clone())).collect();
+        world
+    }
+
+    fn said(id: InstanceId, phase: InstancePhase) -> InstanceReport {
+        InstanceReport {
+            id,
+            phase,
+            endpoint: None,
+            restarts: 0,
+            exits_before_ready: 0,
+            last_exit: None,
+            started: None,
+            ready_since: None,
+            warnings: vec![],
+        }
+    }
+
+    fn complete(instances: Vec<InstanceReport>) -> NodeReport {
+        NodeReport { generation: Generation(1), instances, builds: vec![] }
+    }
+
+    fn kinds(seen: &[Seen]) -> Vec<&'static str> {
+        seen.iter()
+            .flat_map(|s| match s {
+                Seen::Instance { told, .. } => told.iter().map(|t| t.kind).collect::<Vec<_>>(),
+                Seen::Build { told, .. } => vec![told.kind],
+            })
+            .collect()
+    }
+
+    #[test]
+    fn what_a_report_does_not_name_is_not_there_and_other_nodes_are_not_touched() {
+        let (ours, theirs) = (instance(1, node(1)), instance(2, node(2)));
+        let seen = report(&world(&[ours.clone(), theirs]), node(1), &complete(vec![]), NOW);
+        let observed = Box::new(Observed::Absent { seen: NOW });
+        assert_eq!(seen, [Seen::Instance { id: ours.id, observed, told: vec![] }]);
+    }
+
+    #[test]
+    fn a_node_that_repeats_itself_changes_nothing() {
+        let mut row = instance(1, node(1));
+        let value = said(row.id, InstancePhase::Ready);
+        row.observed = Observed::Present { value: value.clone(), seen: Timestamp::from_millis(1) };
+        let mut gone = instance(2, node(1));
+        gone.observed = Observed::Absent { seen: Timestamp::from_millis(1) };
+        let seen = report(&world(&[row, gone]), node(1), &complete(vec![value]), NOW);
+        assert_eq!(seen, []);
+    }
+
+    #[test]
+    fn a_crash_is_told_with_its_exit_and_the_restart_after_it() {
+        let mut row = instance(1, node(1));
+        let before = said(row.id, InstancePhase::Ready);
+        row.observed = Observed::Present { value: before, seen: Timestamp::from_millis(1) };
+        let mut after = said(row.id, InstancePhase::Starting);
+        after.restarts = 1;
+        after.last_exit = Some(ExitNote { exit: Exit::OutOfMemory, at: NOW, tail: vec![] });
+        let seen = report(&world(&[row]), node(1), &complete(vec![after]), NOW);
+        assert_eq!(kinds(&seen), ["instance.exited", "instance.restarted"]);
+        let Seen::Instance { told, .. } = &seen[0] else { panic!("not an instance") };
+        assert_eq!(told[0].message, "`web` ended: out of memory");
+    }
+
+    #[test]
+    fn an_instance_that_a_node_makes_up_is_passed_over() {
+        let made_up = said(instance(9, node(1)).id, InstancePhase::Ready);
+        assert_eq!(report(&world(&[]), node(1), &complete(vec![made_up]), NOW), []);
+    }
+}
