@@ -172,6 +172,9 @@ pub struct Mistake {
     /// The file of the source that holds it, if it is in one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub file: Option<String>,
+    /// Counted from 1, where it is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub line: Option<u32>,
     /// The key in that file, or the field of the body: `components.web.port`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key: Option<String>,

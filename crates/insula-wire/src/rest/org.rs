@@ -65,12 +65,11 @@ pub struct Usage {
     pub disk_bytes: u64,
 }
 
-/// The answer to a new data key: how many secrets are sealed with it now.
+/// The answer to a new data key, with which all secrets are sealed now.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct KeyRotated {
-    /// Names the key without telling it.
-    pub key: String,
-    pub secrets: u32,
+    /// Counts the keys that the org has had.
+    pub key: u32,
 }
 
 impl From<&tenancy::Quota> for Quota {

@@ -21,6 +21,8 @@ pub struct Release {
     pub number: ReleaseNumber,
     /// Whether it serves now.
     pub live: bool,
+    /// Whether its files are still there, so that one can go back to it.
+    pub kept: bool,
     #[schema(value_type = String)]
     pub deployment: DeploymentId,
     #[schema(value_type = String)]
@@ -111,12 +113,13 @@ impl Component {
 }
 
 impl Release {
-    pub fn new(release: &release::Release, live: bool) -> Self {
+    pub fn new(release: &release::Release, live: bool, kept: bool) -> Self {
         Self {
             id: release.id,
             app: release.app,
             number: release.number,
             live,
+            kept,
             deployment: release.deployment,
             source: release.artifact.source,
             built: release.artifact.built,

@@ -1,0 +1,111 @@
+//! An org's history, read backwards in pages or followed forwards.
+
+use bytes::Bytes;
+use futures_util::Stream;
+use http::HeaderMap;
+use insula_model::AppId;
+use insula_store::events::{self, EventSeq, Of};
+use insula_store::{Store, StoreError};
+use insula_wire::rest::event::{Event, SSE_EVENT};
+
+use crate::context::{Cx, page_of, shown};
+use crate::endpoint::public::whole_list;
+use crate::endpoint::stream;
+use crate::error::ApiError;
+use crate::reply::Reply;
+use crate::route::{Param, Route, Rule, VIEWER, number, read, text};
+
+/// Events read at a time by one who follows.
+const FOLLOW_BATCH: usize = 100;
+
+const AFTER: Param = number("after", "only what came after this id of a stream, the oldest first");
+
+pub fn routes() -> Vec<Route> {
+    vec![
+        read("/v1/orgs/{org}/events", "list_events", VIEWER, of_org)
+            .about("What happened in the org: the newest first, or as a stream from now on")
+            .paged()
+            .query(&[text("app", "only what concerns this app, by id"), AFTER])
+            .answers_page_or_stream::<Event>(),
+        read("/v1/events", "list_platform_events", Rule::Operator, of_platform)
+            .about("What happened on the whole installation")
+            .paged()
+            .query(&[AFTER])
+            .answers_page_or_stream::<Event>(),
+    ]
+}
+
+async fn of_org(cx: Cx) -> Result<Reply, ApiError> {
+    let org = cx.org_id()?;
+    let of = match cx.query::<AppId>("app")? {
+        None => Of::Org(org),
+        // Also of an app that is gone: its history is the org's.
+        Some(app) => Of::App(org, app),
+    };
+    answer(cx, of).await
+}
+
+async fn of_platform(cx: Cx) -> Result<Reply, ApiError> {
+    answer(cx, Of::Platform).await
+}
+
+async fn answer(cx: Cx, of: Of) -> Result<Reply, ApiError> {
+    let after = match cx.query::<u64>("after")? {
+        Some(after) => Some(after),
+        None => last_event_id(&cx.headers),
+    };
+    if cx.wants_stream() {
+        let place = cx.api.stream_place(cx.caller()?.token)?;
+        let newest = cx.read(|tx| Ok(events::newest(tx)?)).await?;
+        let from = after.map_or(newest, EventSeq);
+        let events = follow(cx.store().clone(), of, from);
+        return Ok(stream::answer(events, place, cx.api.shutdown.clone()));
+    }
+    let page = cx.page()?;
+    match after {
+        Some(after) => {
+            let limit = page.limit.clamp(1, insula_model::limits::PAGE_MAX);
+            let found =
+                cx.read(move |tx| Ok(events::since(tx, of, EventSeq(after), limit)?)).await?;
+            whole_list(found.into_iter().map(|(_, event)| Event::from(event)).collect())
+        }
+        None => {
+            let paged = cx.read(move |tx| Ok(events::list(tx, of, &page)?)).await?;
+            shown(&page_of(paged, Event::from))
+        }
+    }
+}
+
+/// What browsers send when a stream broke and is opened again.
+fn last_event_id(headers: &HeaderMap) -> Option<u64> {
+    headers.get("last-event-id")?.to_str().ok()?.parse().ok()
+}
+
+/// Everything after `from`, and then whatever comes. Misses nothing, however slow its reader is:
+/// it reads from the store, and the watch only says that there is more.
+fn follow(store: Store, of: Of, from: EventSeq) -> impl Stream<Item = Bytes> + Send + 'static {
+    let moved = store.events();
+    futures_util::stream::unfold((store, moved, from), move |(store, mut moved, from)| async move {
+        loop {
+            moved.borrow_and_update();
+            let read = store.read(move |tx| events::since(tx, of, from, FOLLOW_BATCH));
+            let found: Result<_, StoreError> = read.await;
+            match found {
+                Ok(found) if found.is_empty() => moved.changed().await.ok()?,
+                Ok(found) => {
+                    let mut bytes = Vec::new();
+                    let last = found.last().map_or(from, |(seq, _)| *seq);
+                    for (seq, event) in found {
+                        let event = Event::from(event);
+                        bytes.extend_from_slice(&stream::event(SSE_EVENT, Some(seq.0), &event));
+                    }
+                    return Some((Bytes::from(bytes), (store, moved, last)));
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "read events for a stream");
+                    return None;
+                }
+            }
+        }
+    })
+}

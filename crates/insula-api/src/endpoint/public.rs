@@ -1,0 +1,63 @@
+//! What everybody may see: that it lives, what it can do, and what its errors mean.
+
+use axum::body::Body;
+use axum::response::Response;
+use http::{HeaderValue, header};
+use insula_wire::problem;
+use insula_wire::rest::status::Health;
+
+use crate::context::{Cx, shown};
+use crate::error::ApiError;
+use crate::reply::{Reply, Whole};
+use crate::route::{Route, Rule, read};
+
+pub fn routes() -> Vec<Route> {
+    vec![
+        read("/healthz", "health", Rule::Public, health)
+            .about("Whether the server answers")
+            .answers::<Health>(200),
+        read("/openapi.json", "openapi", Rule::Public, openapi)
+            .about("This document")
+            .answers_object(),
+        read("/errors/{code}", "explain_error", Rule::Public, page)
+            .about("What an error code, or `cause-` and the code of a failure, means")
+            .answers_text("text/markdown"),
+        read("/metrics", "metrics", Rule::Operator, metrics)
+            .about("What Prometheus reads")
+            .answers_text("text/plain"),
+    ]
+}
+
+async fn health(_: Cx) -> Result<Reply, ApiError> {
+    shown(&Health { status: "ok".into() })
+}
+
+async fn openapi(_: Cx) -> Result<Reply, ApiError> {
+    shown(&crate::openapi())
+}
+
+async fn page(cx: Cx) -> Result<Reply, ApiError> {
+    let name = cx.params.get("code").map_or("", String::as_str);
+    let page = problem::page(name).ok_or_else(|| ApiError::not_found("error code"))?;
+    Ok(text("text/markdown; charset=utf-8", page.into()))
+}
+
+async fn metrics(cx: Cx) -> Result<Reply, ApiError> {
+    let metrics = &cx.api.state.metrics;
+    let nodes = cx.api.state.hub.nodes_connected().len();
+    metrics
+        .gauge("insula_nodes_connected", "Nodes with a session.", &[])
+        .set(i64::try_from(nodes).unwrap_or(i64::MAX));
+    Ok(text("text/plain; version=0.0.4; charset=utf-8", metrics.render()))
+}
+
+fn text(media_type: &'static str, text: String) -> Reply {
+    let mut response = Response::new(Body::from(text));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type));
+    Reply::Raw(response)
+}
+
+/// For lists that are always whole.
+pub fn whole_list<T: serde::Serialize>(items: Vec<T>) -> Result<Reply, ApiError> {
+    Ok(Whole::ok(&insula_wire::rest::Page::whole(items))?.into())
+}

@@ -1,0 +1,93 @@
+//! Every limit of the API, with its unit and its reason.
+
+use std::time::Duration;
+
+/// A JSON body. The largest that people write is a set of variables.
+pub const JSON_BODY_BYTES_MAX: usize = 1 << 20;
+/// A manifest of 100,000 files with long paths.
+pub const MANIFEST_BODY_BYTES_MAX: usize = 64 << 20;
+/// A compressed archive; what it unpacks to has the limits of a source.
+pub const ARCHIVE_BODY_BYTES_MAX: u64 = 512 << 20;
+/// Digests in one question for what is lacking: all files of the largest source.
+pub const MISSING_CHUNKS_MAX: usize = 100_000;
+/// What `FindMissing` with that many digests is long.
+pub const MISSING_BODY_BYTES_MAX: usize = 10 << 20;
+/// Small chunks that are written together.
+pub const CHUNK_BATCH_BYTES: usize = 8 << 20;
+/// As many as the blob store takes comfortably at once.
+pub const CHUNK_BATCH_COUNT: usize = 512;
+
+/// Headers are short; who takes longer holds a connection for its own sake.
+pub const HEADERS_TIME: Duration = Duration::from_secs(10);
+/// A body that stands still for so long is not coming.
+pub const BODY_STALL: Duration = Duration::from_secs(30);
+/// A JSON body as a whole, so that one byte every 29 seconds is no way to stay.
+pub const JSON_BODY_TIME: Duration = Duration::from_secs(120);
+/// All headers of a request together.
+pub const HEADERS_BYTES_MAX: usize = 32 * 1024;
+pub const HEADERS_MAX: usize = 100;
+/// Connections at once: each costs a few tens of KiB.
+pub const CONNECTIONS_MAX: usize = 1_024;
+/// How long requests may finish once the server is asked to end.
+pub const DRAIN_TIME: Duration = Duration::from_secs(10);
+
+/// Requests a second that one credential may make, for as long as it likes.
+pub const CREDENTIAL_RATE: f64 = 50.0;
+/// And at once, before the rate counts: a script that walks everything.
+pub const CREDENTIAL_BURST: f64 = 1_000.0;
+/// Requests without a valid credential from one address: a stranger who tries tokens.
+pub const STRANGER_RATE: f64 = 5.0;
+pub const STRANGER_BURST: f64 = 200.0;
+/// Attempts to sign in as one user: five, then one every 30 seconds.
+pub const SIGN_IN_EMAIL_RATE: f64 = 1.0 / 30.0;
+pub const SIGN_IN_EMAIL_BURST: f64 = 5.0;
+/// Attempts to sign in from one address: an office behind one address, not a botnet.
+pub const SIGN_IN_ADDRESS_RATE: f64 = 0.5;
+pub const SIGN_IN_ADDRESS_BURST: f64 = 30.0;
+/// Keys that a limiter remembers; the fullest buckets are forgotten first, which costs nothing.
+pub const LIMITER_KEYS_MAX: usize = 65_536;
+
+/// Streams of logs and events that one credential may have open.
+pub const STREAMS_PER_CREDENTIAL_MAX: usize = 20;
+/// A comment on a quiet stream, so that nothing between us closes it.
+pub const STREAM_KEEP_ALIVE: Duration = Duration::from_secs(15);
+/// How long a page of logs waits for nodes that do not answer.
+pub const LOG_PAGE_TIME: Duration = Duration::from_secs(10);
+/// Lines in one JSON page of a log.
+pub const LOG_PAGE_LINES_MAX: u32 = 10_000;
+pub const LOG_TAIL_DEFAULT: u32 = 1_000;
+/// A pattern that is looked for in lines.
+pub const LOG_GREP_BYTES_MAX: usize = 256;
+
+/// Length is what protects a password.
+pub const PASSWORD_CHARS_MIN: usize = 12;
+/// Longer ones only cost hashing.
+pub const PASSWORD_BYTES_MAX: usize = 512;
+/// Passwords hashed at once. Two cores: the other one serves.
+pub const PASSWORDS_AT_ONCE: usize = 1;
+/// Attempts that wait for it; with 50 ms each, a second.
+pub const PASSWORDS_WAITING_MAX: usize = 20;
+/// argon2id as OWASP recommends it: 19 MiB, two passes, one lane; about 30 ms.
+pub const ARGON_MEMORY_KIB: u32 = 19 * 1024;
+pub const ARGON_PASSES: u32 = 2;
+pub const ARGON_LANES: u32 = 1;
+
+/// A session: a working month.
+pub const SESSION_DAYS: u64 = 30;
+/// An invitation is a credential: it should be used or forgotten.
+pub const INVITATION_DAYS: u64 = 7;
+/// An `Idempotency-Key`.
+pub const IDEMPOTENCY_KEY_BYTES_MAX: usize = 128;
+/// An answer that is kept for a repetition; deployments and tokens are far smaller.
+pub const IDEMPOTENCY_ANSWER_BYTES_MAX: usize = 1 << 20;
+
+/// Arguments of a run.
+pub const RUN_ARGUMENTS_MAX: usize = 256;
+/// All arguments together.
+pub const RUN_COMMAND_BYTES_MAX: usize = 64 * 1024;
+/// Of an app; a few brands with and without `www`.
+pub const DOMAINS_PER_APP_MAX: usize = 50;
+/// The value of a secret: a key file with its chain.
+pub const SECRET_BYTES_MAX: usize = 64 * 1024;
+/// Apps that one change of a project's or an environment's config starts anew.
+pub const RECONFIGURED_APPS_MAX: usize = 200;

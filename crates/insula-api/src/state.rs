@@ -1,0 +1,154 @@
+//! What every request needs, in one handle.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use insula_blobs::Blobs;
+use insula_kit::clock::Clock;
+use insula_kit::metrics::Metrics;
+use insula_kit::random::Random;
+use insula_kit::seal::Keyring;
+use insula_kit::shutdown::Shutdown;
+use insula_link::Hub;
+use insula_model::app::App;
+use insula_model::{HostName, Timestamp, TokenId};
+use insula_plan::{Plan, World};
+use insula_store::Store;
+use insula_wire::problem::Code;
+use tokio::sync::watch;
+
+use crate::error::ApiError;
+use crate::limiter::{Limiter, Rate};
+use crate::limits;
+use crate::password::Passwords;
+use crate::route::Route;
+
+/// What the operator decided.
+#[derive(Debug, Clone)]
+pub struct ApiConfig {
+    /// Every app answers at its name under this.
+    pub suffix: HostName,
+    /// How browsers reach the edge: `http` or `https`, and the port if it is not the usual one.
+    pub edge_scheme: &'static str,
+    pub edge_port: Option<u16>,
+    /// Whether there are no hard limits, and therefore one org at most.
+    pub development: bool,
+    pub version: String,
+    /// A folder for archives on their way, on a disk that has room for them.
+    pub spool: std::path::PathBuf,
+}
+
+/// What the control plane saw and decided last: what `why` and `routes` are answered from.
+pub type View = watch::Receiver<Arc<(World, Plan)>>;
+
+/// What the API works with.
+#[derive(Debug, Clone)]
+pub struct ApiState {
+    pub store: Store,
+    pub blobs: Blobs,
+    pub hub: Hub,
+    pub view: View,
+    pub clock: Arc<dyn Clock>,
+    pub random: Arc<dyn Random>,
+    /// The key that wraps the orgs' data keys, with those before it.
+    pub master: Arc<Keyring>,
+    pub metrics: Metrics,
+}
+
+/// Clones share one API.
+#[derive(Debug, Clone)]
+pub struct Api(Arc<Inner>);
+
+#[derive(Debug)]
+pub struct Inner {
+    pub config: ApiConfig,
+    pub state: ApiState,
+    pub shutdown: Shutdown,
+    pub started: Timestamp,
+    pub passwords: Passwords,
+    pub credentials: Limiter<TokenId>,
+    pub strangers: Limiter<IpAddr>,
+    pub sign_in_emails: Limiter<String>,
+    pub sign_in_addresses: Limiter<IpAddr>,
+    pub routes: Vec<Arc<Route>>,
+    streams: Arc<Mutex<HashMap<TokenId, usize>>>,
+}
+
+impl std::ops::Deref for Api {
+    type Target = Inner;
+    fn deref(&self) -> &Inner {
+        &self.0
+    }
+}
+
+impl Api {
+    pub fn new(config: ApiConfig, state: ApiState, shutdown: Shutdown) -> Self {
+        let rate = |per_second, burst| Rate { per_second, burst };
+        Self(Arc::new(Inner {
+            started: Timestamp::from_millis(state.clock.now_ms()),
+            passwords: Passwords::new(Arc::clone(&state.random)),
+            credentials: Limiter::new(rate(limits::CREDENTIAL_RATE, limits::CREDENTIAL_BURST)),
+            strangers: Limiter::new(rate(limits::STRANGER_RATE, limits::STRANGER_BURST)),
+            sign_in_emails: Limiter::new(rate(
+                limits::SIGN_IN_EMAIL_RATE,
+                limits::SIGN_IN_EMAIL_BURST,
+            )),
+            sign_in_addresses: Limiter::new(rate(
+                limits::SIGN_IN_ADDRESS_RATE,
+                limits::SIGN_IN_ADDRESS_BURST,
+            )),
+            routes: crate::table::routes().into_iter().map(Arc::new).collect(),
+            streams: Arc::default(),
+            config,
+            state,
+            shutdown,
+        }))
+    }
+
+    pub fn now(&self) -> Timestamp {
+        Timestamp::from_millis(self.state.clock.now_ms())
+    }
+
+    /// Where an app answers.
+    pub fn url_of(&self, app: &App) -> String {
+        let host = app.default_host(&self.config.suffix).map_or(String::new(), |h| h.to_string());
+        let port = self.config.edge_port.map_or(String::new(), |port| format!(":{port}"));
+        format!("{}://{host}{port}/", self.config.edge_scheme)
+    }
+
+    /// A place for one more stream of this credential; free again when dropped.
+    pub fn stream_place(&self, credential: TokenId) -> Result<StreamPlace, ApiError> {
+        let mut streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
+        let open = streams.entry(credential).or_default();
+        if *open >= limits::STREAMS_PER_CREDENTIAL_MAX {
+            let max = limits::STREAMS_PER_CREDENTIAL_MAX;
+            return Err(ApiError::new(
+                Code::TooManyStreams,
+                format!("this credential has {max} streams open, which is all that it may"),
+            )
+            .hint("close some of them")
+            .retry_after_s(5));
+        }
+        *open += 1;
+        Ok(StreamPlace { streams: Arc::clone(&self.streams), credential })
+    }
+}
+
+#[derive(Debug)]
+pub struct StreamPlace {
+    streams: Arc<Mutex<HashMap<TokenId, usize>>>,
+    credential: TokenId,
+}
+
+impl Drop for StreamPlace {
+    fn drop(&mut self) {
+        let mut streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(open) = streams.get_mut(&self.credential) {
+            *open -= 1;
+            if *open == 0 {
+                streams.remove(&self.credential);
+            }
+        }
+    }
+}

@@ -1,0 +1,15 @@
+//! The API over a socket, with a real store and real blobs in a folder of its own.
+
+mod access;
+mod archive;
+mod body;
+mod deploy;
+mod hostile;
+mod idempotency;
+mod openapi;
+mod page;
+mod quota;
+mod secret;
+mod sign_in;
+mod stage;
+mod stream;
