@@ -147,6 +147,27 @@ fn what_did_not_change_is_not_told() {
 }
 
 #[test]
+fn the_end_of_an_app_and_of_what_ran_of_it_is_told() {
+    let fixture = Fixture::new();
+    let tenant = Tenant::of(1);
+    let (of, app, instance) = (tenant.org.id, tenant.app.id, tenant.instance.id);
+    let (release, run) = (tenant.release.id, tenant.run.id);
+    fixture.write(move |tx| tenant.deploy(tx)).unwrap();
+    let told = |after| {
+        let (_, mut changes) = since(&fixture.store, after, 100);
+        changes.sort_by_key(|change| kinds(std::slice::from_ref(change)));
+        changes
+    };
+    let head = *fixture.store.head().borrow();
+    fixture.write(move |tx| apps::delete(tx, of, app)).unwrap();
+    assert_eq!(told(head), [Change::AppGone(app), Change::RunGone(run)]);
+    // The release goes with the last that ran of it.
+    let head = *fixture.store.head().borrow();
+    fixture.write(move |tx| instances::delete(tx, of, instance)).unwrap();
+    assert_eq!(told(head), [Change::InstanceGone(instance), Change::ReleaseGone(release)]);
+}
+
+#[test]
 fn intents_only_move_forward() {
     use insula_model::instance::Intent;
     let fixture = Fixture::new();

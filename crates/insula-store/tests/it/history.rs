@@ -3,14 +3,16 @@
 //! The histories are made from a seed; a failure names it.
 
 use insula_model::Generation;
-use insula_model::app::Live;
+use insula_model::app::{App, Live};
 use insula_model::build::BuildState;
-use insula_model::deployment::{Cause, CauseCode, DeploymentState, Source};
+use insula_model::deployment::{Cause, CauseCode, Deployment, DeploymentState, Source};
 use insula_model::instance::{Intent, RunState};
+use insula_model::limits::PAGE_MAX;
+use insula_model::release::Release;
 use insula_model::tenancy::{Actor, Quota};
 use insula_store::{
-    Store, StoreConfig, Tx, WriteError, apps, builds, deployments, domains, environments, feed,
-    instances, nodes, orgs, projects, releases, runs,
+    Page, Store, StoreConfig, StoreError, Tx, WriteError, apps, builds, deployments, domains,
+    environments, feed, instances, nodes, orgs, projects, releases, runs,
 };
 
 use crate::model::{
@@ -44,7 +46,7 @@ impl Dice {
 fn step(world: &World, dice: &mut Dice, n: u32) -> Option<Box<dyn Step>> {
     let some_app = dice.one_of(world.apps.values()).cloned();
     let some_org = dice.one_of(world.orgs.values()).cloned();
-    Some(match dice.roll(20) {
+    Some(match dice.roll(24) {
         0 => boxed(move |tx| orgs::create(tx, &org(n))),
         1 => {
             let of = some_org?.id;
@@ -71,24 +73,27 @@ fn step(world: &World, dice: &mut Dice, n: u32) -> Option<Box<dyn Step>> {
             let gone = dice.one_of(world.domains.values())?.clone();
             boxed(move |tx| domains::remove(tx, gone.org, gone.id))
         }
-        9 | 10 => {
+        9 => {
             let app = some_app?;
-            let source = match (&app.live, dice.roll(3)) {
-                (Some(live), 0) => Source::Release { release: live.release },
-                (Some(live), 1) => Source::Reconfigure { release: live.release },
-                _ => folder(n, insula_model::Bytes::kib(n.into())),
-            };
-            let mut made = deployment(&app, n, source);
-            if matches!(made.source, Source::Folder { .. }) {
-                made.build = Some(build_id(n));
-                let built = build(&made, n);
-                boxed(move |tx| {
-                    deployments::create(tx, &made)?;
-                    builds::create(tx, &built)
-                })
-            } else {
-                boxed(move |tx| deployments::create(tx, &made))
-            }
+            let mut made = deployment(&app, n, folder(n, insula_model::Bytes::kib(n.into())));
+            made.build = Some(build_id(n));
+            let built = build(&made, n);
+            boxed(move |tx| {
+                deployments::create(tx, &made)?;
+                builds::create(tx, &built)
+            })
+        }
+        10 => {
+            let (app, pick) = (some_app?, dice.roll(usize::MAX));
+            boxed(move |tx| {
+                let Some(old) = some_release(tx, &app, pick)? else { return Ok(()) };
+                let (source, previous) = match pick % 3 {
+                    0 => (Source::Release { release: old.id }, None),
+                    1 => (Source::Reconfigure { release: old.id }, None),
+                    _ => (folder(n, insula_model::Bytes::kib(1)), Some(old.id)),
+                };
+                deployments::create(tx, &Deployment { previous, ..deployment(&app, n, source) })
+            })
         }
         11 | 12 => {
             // A release is cut, or one that is there goes live.
@@ -138,25 +143,20 @@ fn step(world: &World, dice: &mut Dice, n: u32) -> Option<Box<dyn Step>> {
             after.state = BuildState::Running { node: crate::model::node_id(1), attempt: n };
             boxed(move |tx| builds::update(tx, &before.state, &after))
         }
-        15 => {
-            // Also of an old release, which the follower may have forgotten.
-            let app = some_app?;
-            let oldest = dice.roll(2) == 0;
+        15 | 20 | 21 => {
+            let (app, pick) = (some_app?, dice.roll(usize::MAX));
             boxed(move |tx| {
-                let page = insula_store::Page::default();
-                let all = releases::list(tx, app.org, app.id, &page)?.items;
-                let chosen = if oldest { all.last() } else { all.first() };
-                let Some(chosen) = chosen else { return Ok(()) };
-                if n.is_multiple_of(3) {
-                    runs::create(tx, &run(&app, &chosen.release, n))
+                let Some(old) = some_release(tx, &app, pick)? else { return Ok(()) };
+                if pick % 2 == 0 {
+                    runs::create(tx, &run(&app, &old, n))
                 } else {
-                    instances::create(tx, &instance(&app, &chosen.release, n))
+                    instances::create(tx, &instance(&app, &old, n))
                 }
             })
         }
-        16 => {
+        16 | 23 => {
             let one = dice.one_of(world.instances.values())?.clone();
-            match dice.roll(3) {
+            match dice.roll(6) {
                 0 => boxed(move |tx| {
                     let intent = Intent::Stop { since: at(n.into()) };
                     instances::set_intent(tx, one.org, one.id, intent).map(drop)
@@ -168,7 +168,7 @@ fn step(world: &World, dice: &mut Dice, n: u32) -> Option<Box<dyn Step>> {
                 _ => boxed(move |tx| instances::delete(tx, one.org, one.id)),
             }
         }
-        17 => {
+        17 | 22 => {
             let before = dice.one_of(world.runs.values())?.clone();
             let mut after = before.clone();
             after.state = RunState::Cancelled;
@@ -199,6 +199,13 @@ fn step(world: &World, dice: &mut Dice, n: u32) -> Option<Box<dyn Step>> {
             }
         },
     })
+}
+
+/// Any release of the app: also an old one, which who follows has forgotten.
+fn some_release(tx: &Tx, app: &App, pick: usize) -> Result<Option<Release>, StoreError> {
+    let mut all = releases::list(tx, app.org, app.id, &Page::first(PAGE_MAX))?.items;
+    let count = all.len();
+    Ok(if count == 0 { None } else { Some(all.swap_remove(pick % count).release) })
 }
 
 /// What still has something in it is refused, which is as good a step as any.
