@@ -40,5 +40,5 @@ pub use agent::{AgentError, run};
 pub use config::{AgentConfig, BuildSettings, Endpoint, HostAccess};
 pub use down::{DownError, DownReport, down};
 pub use identity::IdentityError;
-pub use names::{Names, ServiceName};
+pub use names::{Names, ServiceName, Source};
 pub use sandbox::SandboxError;

@@ -13,8 +13,16 @@ use tokio::sync::watch;
 pub struct Names {
     /// What can be resolved inside an environment.
     pub environments: BTreeMap<EnvironmentId, BTreeMap<ServiceName, BTreeSet<SocketAddr>>>,
-    /// To which environment a question belongs, by the address that it comes from.
-    pub sources: BTreeMap<IpAddr, EnvironmentId>,
+    /// To whom a question belongs, by the address that it comes from.
+    pub sources: BTreeMap<IpAddr, Source>,
+}
+
+/// Who asks from an address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Source {
+    pub environment: EnvironmentId,
+    /// Nothing for a build: it asks for names of the internet alone.
+    pub app: Option<AppName>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -27,6 +35,8 @@ pub struct ServiceName {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Presence {
     pub environment: EnvironmentId,
+    /// Nothing for a build.
+    pub app: Option<AppName>,
     pub address: IpAddr,
     /// Once it is ready and has a port.
     pub serves: Option<(ServiceName, SocketAddr)>,
@@ -71,7 +81,9 @@ fn names<'a>(presences: impl Iterator<Item = &'a Presence>) -> Names {
     for presence in presences {
         // Loopback belongs to everybody in development: it names nobody.
         if !presence.address.is_loopback() {
-            names.sources.insert(presence.address, presence.environment);
+            let source =
+                Source { environment: presence.environment, app: presence.app.clone() };
+            names.sources.insert(presence.address, source);
         }
         if let Some((service, address)) = &presence.serves {
             let environment = names.environments.entry(presence.environment).or_default();
@@ -96,9 +108,16 @@ mod tests {
         let (sender, receiver) = watch::channel(Names::default());
         let board = NameBoard::new(sender);
         let here: IpAddr = [10, 87, 0, 2].into();
-        let starting = Presence { environment: environment(1), address: here, serves: None };
+        let app = Some(web.app.clone());
+        let starting = Presence {
+            environment: environment(1),
+            app: app.clone(),
+            address: here,
+            serves: None,
+        };
         board.set(instance(1), Some(starting.clone()));
-        assert_eq!(receiver.borrow().sources, BTreeMap::from([(here, environment(1))]));
+        let source = Source { environment: environment(1), app };
+        assert_eq!(receiver.borrow().sources, BTreeMap::from([(here, source)]));
         assert!(receiver.borrow().environments.is_empty());
 
         let endpoint = SocketAddr::new(here, 8080);

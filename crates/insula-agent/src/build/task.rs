@@ -235,6 +235,7 @@ impl BuildTask {
         let place = self.shared.places.take(self.target.place.environment)?;
         let presence = Presence {
             environment: self.target.place.environment,
+            app: None,
             address: place.place.address(),
             serves: None,
         };

@@ -526,6 +526,7 @@ impl InstanceTask {
         let endpoint = self.endpoint();
         let presence = self.place.as_ref().map(|place| Presence {
             environment: target.place.environment,
+            app: Some(target.place.app_name.clone()),
             address: place.place.address(),
             serves: endpoint.filter(|_| phase == InstancePhase::Ready).map(|endpoint| {
                 let app = target.place.app_name.clone();

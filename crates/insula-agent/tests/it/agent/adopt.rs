@@ -1,0 +1,87 @@
+//! Agents and servers come and go; apps stay.
+
+use rustix::process::Signal;
+
+use super::instance::{RUN, app};
+use super::world::{World, alone, get};
+
+async fn pid(endpoint: std::net::SocketAddr) -> serde_json::Value {
+    let answer = get(endpoint, "/").await.unwrap();
+    let seen: serde_json::Value = serde_json::from_str(&answer).unwrap();
+    seen["env"]["INSULA_INSTANCE"].clone()
+}
+
+#[test]
+fn an_agent_that_is_killed_or_replaced_leaves_apps_alone() {
+    alone("agent::adopt::an_agent_that_is_killed_or_replaced_leaves_apps_alone", async || {
+        let mut world = World::new().await;
+        let source = app(&world);
+        world.instances.push(world.instance(1, source, RUN));
+        world.send();
+        let endpoint = world.until_ready(0).await;
+        let sandboxes = world.sandboxes();
+        let before = pid(endpoint).await;
+
+        world.kill_agent();
+        assert_eq!(pid(endpoint).await, before);
+        world.state.report.send_replace(None);
+        world.start_agent();
+        assert_eq!(world.until_ready(0).await, endpoint);
+
+        world.end_agent(Signal::TERM).await;
+        assert_eq!(pid(endpoint).await, before);
+        world.state.report.send_replace(None);
+        world.start_agent();
+        // The first report already says so: nothing leaves the routes in between.
+        let report = world.until("report", |_| true).await;
+        assert_eq!(report.instances[0].phase.as_str(), "ready");
+        assert_eq!((report.instances[0].endpoint, report.instances[0].restarts), (Some(endpoint), 0));
+        assert_eq!(world.sandboxes(), sandboxes);
+    });
+}
+
+#[test]
+fn without_a_server_the_last_target_is_obeyed() {
+    alone("agent::adopt::without_a_server_the_last_target_is_obeyed", async || {
+        let mut world = World::new().await;
+        let source = app(&world);
+        let mut target = world.instance(1, source, RUN);
+        target.secrets.push("API_KEY".parse().unwrap());
+        world.secret(target.id, "API_KEY", "hunter2-hunter2");
+        world.instances.push(target);
+        world.send();
+        let endpoint = world.until_ready(0).await;
+
+        world.server = None;
+        world.kill_agent();
+        // As after a reboot: nothing runs, and nobody is there to ask.
+        insula_agent::down(world.data()).await.unwrap();
+        assert!(get(endpoint, "/").await.is_err());
+        world.restart_keeper().await;
+        world.start_agent();
+        let fresh = world.endpoint_on_disk().await;
+        assert!(get(fresh, "/").await.unwrap().contains("hunter2-hunter2"));
+
+        world.start_server().await;
+        assert_eq!(world.until_ready(0).await, fresh);
+    });
+}
+
+#[test]
+fn a_target_from_the_past_is_refused() {
+    alone("agent::adopt::a_target_from_the_past_is_refused", async || {
+        let mut world = World::new().await;
+        let source = app(&world);
+        world.send();
+        let past = world.state.target.borrow().clone();
+        world.instances.push(world.instance(1, source, RUN));
+        world.send();
+        let endpoint = world.until_ready(0).await;
+        world.state.target.send_replace(past);
+        // What comes after it is taken, so the past was seen by then.
+        world.instances.push(world.instance(2, source, RUN));
+        world.send();
+        world.until_ready(1).await;
+        assert_eq!(world.until_ready(0).await, endpoint);
+    });
+}

@@ -1,0 +1,141 @@
+//! Builds: real sandboxes, real layers, real failures.
+
+use insula_model::build::Artifact;
+use insula_model::deployment::{Cause, CauseCode};
+use insula_model::observed::BuildPhase;
+use insula_model::{Bytes, Millis};
+use insula_wire::node as wire;
+
+use super::world::{World, alone, eventually, get};
+
+fn log_of(world: &World) -> wire::LogRequest {
+    wire::LogRequest { stream: 9, build: world.builds[0].id.to_string(), follow: true, ..Default::default() }
+}
+
+async fn done(world: &World) -> Artifact {
+    match world.until_built(0).await {
+        BuildPhase::Done { artifact } => artifact,
+        other => panic!("{other:?}"),
+    }
+}
+
+async fn failed(world: &World, number: usize) -> Cause {
+    match world.until_built(number).await {
+        BuildPhase::Failed { cause } => cause,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_build_adds_and_deletes_and_its_result_runs() {
+    alone("agent::build::a_build_adds_and_deletes_and_its_result_runs", async || {
+        let mut world = World::new().await;
+        let source = world.source(&[
+            ("old/a", "old"),
+            ("gone.txt", "gone"),
+            ("serve.sh", "ls -R /app; exec python3 -m http.server $PORT"),
+        ]);
+        let steps = [
+            "install mkdir -p lib && echo made > lib/made && chmod 600 lib/made && rm gone.txt",
+            "replace rm -r old && mkdir old && echo new > old/b && touch /cache/kept",
+            "show echo token=$TOKEN s3cr3t-token && test -e /cache/kept && id -u",
+        ]
+        .map(|line| line.split_once(' ').unwrap().1);
+        let mut build = world.build(1, source, &steps);
+        build.secrets.push("TOKEN".parse().unwrap());
+        world.secret(build.id, "TOKEN", "s3cr3t-token");
+        world.builds.push(build);
+        world.send();
+        let artifact = done(&world).await;
+        let built = artifact.built.expect("it added something");
+        assert!(world.state.blob("artifact", built).is_some(), "the server has it");
+        let log = world.log(log_of(&world)).await;
+        assert!(log.contains(&"token= [redacted]".to_owned()), "{log:?}");
+
+        world.builds.clear();
+        let mut target = world.instance(1, source, "sh serve.sh");
+        target.artifact = artifact;
+        world.instances.push(target);
+        world.send();
+        let endpoint = world.until_ready(0).await;
+        assert_eq!(get(endpoint, "/lib/made").await.unwrap(), "made\n");
+        assert_eq!(get(endpoint, "/old/b").await.unwrap(), "new\n");
+        assert!(get(endpoint, "/old/a").await.unwrap().contains("404"));
+        assert!(get(endpoint, "/gone.txt").await.unwrap().contains("404"));
+
+        // The same from the server's copy alone.
+        world.instances.clear();
+        world.send();
+        world.until("nothing", |it| it.instances.is_empty() && it.builds.is_empty()).await;
+        world.kill_agent();
+        std::fs::remove_dir_all(world.data().join("agent/artifacts")).unwrap();
+        world.start_agent();
+        let mut again = world.instance(2, source, "sh serve.sh");
+        again.artifact = artifact;
+        world.instances.push(again);
+        world.send();
+        let endpoint = world.until_ready(0).await;
+        assert_eq!(get(endpoint, "/lib/made").await.unwrap(), "made\n");
+        assert!(get(endpoint, "/old/a").await.unwrap().contains("404"));
+        assert!(get(endpoint, "/gone.txt").await.unwrap().contains("404"));
+    });
+}
+
+#[test]
+fn failures_are_told_apart() {
+    alone("agent::build::failures_are_told_apart", async || {
+        let mut world = World::new().await;
+        let source = world.source(&[("a", "a")]);
+        let fails = world.build(1, source, &["echo first", "echo no such package >&2; exit 3"]);
+        let mut slow = world.build(2, source, &["exec sleep 1000"]);
+        slow.time_limit = Millis(500);
+        let mut hungry = world.build(3, source, &["exec python3 -c 'x = bytearray(512 << 20)'"]);
+        hungry.memory = Bytes::mib(64);
+        let mut large = world.build(4, source, &["head -c 50000000 /dev/zero > big; sync; sleep 1000"]);
+        large.output_max = Bytes::mib(1);
+        let mut packed = world.build(5, source, &["head -c 3000000 /dev/zero > big"]);
+        packed.output_max = Bytes::mib(1);
+        let empty = world.build(6, source, &["true"]);
+        world.builds.extend([fails, slow, hungry, large, packed, empty]);
+        world.send();
+        let cause = failed(&world, 0).await;
+        assert_eq!(cause.code, CauseCode::BuildFailed);
+        assert_eq!(cause.tail, ["first", "no such package"]);
+        assert!(cause.message.contains("exit code 3"), "{}", cause.message);
+        assert_eq!(failed(&world, 1).await.code, CauseCode::BuildTimeout);
+        assert_eq!(failed(&world, 2).await.code, CauseCode::OutOfMemory);
+        assert_eq!(failed(&world, 3).await.code, CauseCode::DiskFull);
+        assert!(matches!(failed(&world, 4).await.code, CauseCode::BuildFailed | CauseCode::DiskFull));
+        let BuildPhase::Done { artifact } = world.until_built(5).await else { panic!() };
+        assert_eq!(artifact.built, None);
+        assert_eq!(world.sandboxes(), Vec::<String>::new());
+    });
+}
+
+#[test]
+fn a_build_that_was_interrupted_begins_again_and_one_that_nobody_wants_ends() {
+    alone(
+        "agent::build::a_build_that_was_interrupted_begins_again_and_one_that_nobody_wants_ends",
+        async || {
+            let mut world = World::new().await;
+            let source = world.source(&[("a", "a")]);
+            // Waits only the first time.
+            let line = "test -e /cache/begun || { touch /cache/begun; exec sleep 1000; }; echo ok > result";
+            world.builds.push(world.build(1, source, &[line]));
+            world.send();
+            let cache = world.data().join(format!("agent/cache/{}/begun", world.place().app));
+            eventually("the build begins", || cache.exists()).await;
+            world.kill_agent();
+            world.start_agent();
+            assert!(done(&world).await.built.is_some());
+
+            world.builds = vec![world.build(2, source, &["exec sleep 1000"])];
+            world.send();
+            eventually("the build runs", || !world.sandboxes().is_empty()).await;
+            world.builds.clear();
+            world.send();
+            world.until("nothing", |it| it.builds.is_empty()).await;
+            assert_eq!(world.sandboxes(), Vec::<String>::new());
+        },
+    );
+}

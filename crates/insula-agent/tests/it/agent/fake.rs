@@ -1,0 +1,183 @@
+//! A server: sends Targets, keeps reports, and has the blobs that it was given.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+
+use futures_util::{Stream, StreamExt};
+use insula_kit::digest::sha256;
+use insula_kit::uds::{SocketAccess, bind};
+use insula_model::Digest;
+use insula_model::observed::NodeReport;
+use insula_wire::node::agent_message::Message as Up;
+use insula_wire::node::node_server::{Node, NodeServer};
+use insula_wire::node::server_message::Message as Down;
+use insula_wire::node::{self as wire};
+use tokio::sync::{broadcast, mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio_stream::wrappers::{ReceiverStream, UnixListenerStream};
+use tonic::{Request, Response, Status, Streaming};
+
+/// Survives the server, as a database does.
+#[derive(Debug, Clone)]
+pub struct State {
+    pub target: watch::Sender<Option<wire::Target>>,
+    pub report: watch::Sender<Option<NodeReport>>,
+    pub logs: broadcast::Sender<wire::LogChunk>,
+    pub requests: broadcast::Sender<Down>,
+    pub hellos: watch::Sender<Vec<wire::Hello>>,
+    blobs: Arc<Mutex<HashMap<(String, String), Vec<u8>>>>,
+}
+
+impl State {
+    pub fn new() -> Self {
+        Self {
+            target: watch::Sender::new(None),
+            report: watch::Sender::new(None),
+            logs: broadcast::Sender::new(1_024),
+            requests: broadcast::Sender::new(16),
+            hellos: watch::Sender::new(vec![]),
+            blobs: Arc::default(),
+        }
+    }
+
+    pub fn put(&self, kind: &str, bytes: Vec<u8>) -> Digest {
+        let digest = Digest::from_sha256(sha256(&bytes));
+        self.blobs.lock().unwrap().insert((kind.into(), digest.to_string()), bytes);
+        digest
+    }
+
+    pub fn blob(&self, kind: &str, digest: Digest) -> Option<Vec<u8>> {
+        self.blobs.lock().unwrap().get(&(kind.into(), digest.to_string())).cloned()
+    }
+}
+
+/// Gone when dropped.
+#[derive(Debug)]
+pub struct Server {
+    serving: JoinHandle<()>,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.serving.abort();
+    }
+}
+
+impl Server {
+    pub async fn start(state: State, socket: &Path) -> Self {
+        let listener = bind(socket, SocketAccess::PRIVATE).await.unwrap();
+        let service = NodeServer::new(Service(state)).max_decoding_message_size(64 << 20);
+        let serving = tokio::spawn(async move {
+            tonic::transport::Server::builder()
+                .add_service(service)
+                .serve_with_incoming(UnixListenerStream::new(listener))
+                .await
+                .unwrap();
+        });
+        Self { serving }
+    }
+}
+
+struct Service(State);
+
+type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl Node for Service {
+    type SessionStream = Answers<wire::ServerMessage>;
+    type GetBlobStream = Answers<wire::BlobChunk>;
+
+    async fn session(
+        &self,
+        request: Request<Streaming<wire::AgentMessage>>,
+    ) -> Result<Response<Self::SessionStream>, Status> {
+        let state = self.0.clone();
+        let mut inbound = request.into_inner();
+        let (out, answers) = mpsc::channel(16);
+        tokio::spawn(async move {
+            let say = |message| {
+                let message = wire::ServerMessage { message: Some(message) };
+                let out = out.clone();
+                async move { out.send(Ok(message)).await }
+            };
+            let mut targets = state.target.subscribe();
+            targets.mark_changed();
+            let mut requests = state.requests.subscribe();
+            loop {
+                let sent = tokio::select! {
+                    message = inbound.next() => match message.and_then(Result::ok).and_then(|m| m.message) {
+                        Some(Up::Hello(hello)) => {
+                            state.hellos.send_modify(|all| all.push(hello));
+                            say(Down::Welcome(wire::Welcome {
+                                server_version: "test".into(),
+                                heartbeat_ms: 1_000,
+                            })).await
+                        }
+                        Some(Up::Heartbeat(beat)) => {
+                            say(Down::HeartbeatAck(wire::HeartbeatAck { sequence: beat.sequence })).await
+                        }
+                        Some(Up::Report(report)) => {
+                            let report = serde_json::from_str(&report.document).unwrap();
+                            state.report.send_replace(Some(report));
+                            Ok(())
+                        }
+                        Some(Up::Log(chunk)) => {
+                            let _ = state.logs.send(chunk);
+                            Ok(())
+                        }
+                        Some(Up::Usage(_)) => Ok(()),
+                        None => return,
+                    },
+                    Ok(()) = targets.changed() => {
+                        let target = targets.borrow_and_update().clone();
+                        match target {
+                            Some(target) => say(Down::Target(target)).await,
+                            None => Ok(()),
+                        }
+                    }
+                    Ok(request) = requests.recv() => say(request).await,
+                };
+                if sent.is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(answers))))
+    }
+
+    async fn get_blob(
+        &self,
+        request: Request<wire::BlobRequest>,
+    ) -> Result<Response<Self::GetBlobStream>, Status> {
+        let request = request.into_inner();
+        let digest = request.digest.parse().map_err(|_| Status::invalid_argument("digest"))?;
+        let bytes = self.0.blob(&request.kind, digest).ok_or_else(|| Status::not_found("blob"))?;
+        let chunks: Vec<_> = bytes
+            .chunks(wire::BLOB_CHUNK_LEN)
+            .map(|data| Ok(wire::BlobChunk { data: data.into(), ..Default::default() }))
+            .collect();
+        Ok(Response::new(Box::pin(futures_util::stream::iter(chunks))))
+    }
+
+    async fn put_blob(
+        &self,
+        request: Request<Streaming<wire::BlobChunk>>,
+    ) -> Result<Response<wire::BlobReceipt>, Status> {
+        let mut chunks = request.into_inner();
+        let (mut kind, mut named, mut bytes) = (String::new(), String::new(), Vec::new());
+        while let Some(chunk) = chunks.message().await? {
+            if kind.is_empty() {
+                (kind, named) = (chunk.kind, chunk.digest);
+            }
+            bytes.extend_from_slice(&chunk.data);
+        }
+        let size = bytes.len() as u64;
+        let digest = self.0.put(&kind, bytes).to_string();
+        if digest != named {
+            return Err(Status::invalid_argument("not what was announced"));
+        }
+        Ok(Response::new(wire::BlobReceipt { digest, size }))
+    }
+}
