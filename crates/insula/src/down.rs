@@ -36,7 +36,8 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
 }
 
 fn end_supervisor(pid: u32) -> anyhow::Result<()> {
-    let target = i32::try_from(pid).ok().and_then(Pid::from_raw).context("the lock names no process")?;
+    let target =
+        i32::try_from(pid).ok().and_then(Pid::from_raw).context("the lock names no process")?;
     kill_process(target, Signal::TERM).with_context(|| format!("ask process {pid} to end"))?;
     let began = Instant::now();
     while test_kill_process(target).is_ok() {
@@ -51,6 +52,10 @@ fn end_supervisor(pid: u32) -> anyhow::Result<()> {
 /// Ends the apps of a data folder and everything that was made for them.
 pub async fn stop_apps(data: &Data) -> anyhow::Result<()> {
     let report = insula_agent::down(data.root()).await.context("stop the apps")?;
-    eprintln!("{report}");
+    let keeper = if report.keeper { ", and the keeper of their logs" } else { "" };
+    eprintln!(
+        "Stopped {} running and cleared away {} ended{keeper}; nothing is left.",
+        report.stopped, report.removed
+    );
     Ok(())
 }

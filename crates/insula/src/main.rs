@@ -16,7 +16,11 @@ use clap::{Parser, Subcommand};
 pub const SUPERVISOR: &str = "INSULA_SUPERVISOR";
 
 #[derive(Debug, Parser)]
-#[command(name = "insula", version, about = "Push a folder, get a URL: a cloud on your own machines.")]
+#[command(
+    name = "insula",
+    version,
+    about = "Push a folder, get a URL: a cloud on your own machines."
+)]
 #[command(arg_required_else_help = true, propagate_version = true)]
 struct Insula {
     #[command(flatten)]

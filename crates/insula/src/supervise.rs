@@ -72,7 +72,9 @@ pub async fn keep(role: Role, shutdown: Shutdown, end: tokio::sync::watch::Recei
         }
         failures += 1;
         match status {
-            Ok(status) => warn!(role = role.name, ended = %words(status), "a role ended; starting it again"),
+            Ok(status) => {
+                warn!(role = role.name, ended = %words(status), "a role ended; starting it again")
+            }
             Err(error) => error!(role = role.name, %error, "a role cannot be started"),
         }
         let wait = if failures == 1 { Duration::ZERO } else { BACKOFF.delay(failures - 1, 0.5) };

@@ -65,7 +65,8 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let _lock = data.hold()?;
     let format = if args.log_json { LogFormat::Json } else { LogFormat::Auto };
     let filter = std::env::var(insula_kit::telemetry::FILTER_VARIABLE).ok();
-    Telemetry { role: "up", format, filter: Some(filter.unwrap_or_else(|| "warn".into())) }.start()?;
+    Telemetry { role: "up", format, filter: Some(filter.unwrap_or_else(|| "warn".into())) }
+        .start()?;
     // One thread: a child that asks to die with its parent means the parent's thread.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(supervise_all(&args, &data, root))
@@ -162,7 +163,9 @@ async fn answering(args: &Args) -> anyhow::Result<()> {
             }
         };
         if tokio::time::timeout(READY_TIME_MAX, connect).await.is_err() {
-            bail!("{what} does not answer on {address} within {READY_TIME_MAX:?}; its log is above");
+            bail!(
+                "{what} does not answer on {address} within {READY_TIME_MAX:?}; its log is above"
+            );
         }
     }
     Ok(())
@@ -196,7 +199,9 @@ fn greet(args: &Args, data: &Data, root: bool) {
              their own.\n`insula doctor` says what that means, line by line.\n",
         );
     }
-    said.push_str(&format!("\nNext, in another terminal:\n  insula deploy examples/static{with_data}\n"));
+    said.push_str(&format!(
+        "\nNext, in another terminal:\n  insula deploy examples/static{with_data}\n"
+    ));
     // A closed stdout is no reason to stop serving.
     let _ = std::io::stdout().write_all(said.as_bytes());
 }

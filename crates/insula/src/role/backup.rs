@@ -141,14 +141,22 @@ fn restore(args: &Restore) -> anyhow::Result<()> {
         let path = entry.path()?.into_owned();
         let plain = path.components().all(|c| matches!(c, Component::Normal(_)));
         if !plain || !entry.header().entry_type().is_file() {
-            bail!("{} holds `{}`, which no backup of ours does", args.file.display(), path.display());
+            bail!(
+                "{} holds `{}`, which no backup of ours does",
+                args.file.display(),
+                path.display()
+            );
         }
         let to = if path == Path::new(DATABASE) {
             scratch.path().join(DATABASE)
         } else if let Ok(blob) = path.strip_prefix(BLOBS) {
             data.blobs().join(blob)
         } else {
-            bail!("{} holds `{}`, which no backup of ours does", args.file.display(), path.display());
+            bail!(
+                "{} holds `{}`, which no backup of ours does",
+                args.file.display(),
+                path.display()
+            );
         };
         if let Some(folder) = to.parent() {
             std::fs::create_dir_all(folder)?;

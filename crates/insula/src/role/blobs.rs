@@ -31,7 +31,8 @@ impl Args {
         };
         let endpoint = self.s3_endpoint.context("--s3-bucket needs --s3-endpoint")?;
         let variable = |name: &str| {
-            std::env::var(name).with_context(|| format!("an S3 bucket needs {name} in the environment"))
+            std::env::var(name)
+                .with_context(|| format!("an S3 bucket needs {name} in the environment"))
         };
         Ok(BlobConfig::S3(S3Config {
             allow_http: endpoint.starts_with("http://"),

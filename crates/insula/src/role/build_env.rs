@@ -51,7 +51,8 @@ mod tests {
 
     #[test]
     fn nothing_but_what_package_managers_need_is_passed() {
-        let given = [("HTTPS_PROXY", "http://proxy:3128"), ("AWS_SECRET_ACCESS_KEY", "s"), ("HOME", "/")];
+        let given =
+            [("HTTPS_PROXY", "http://proxy:3128"), ("AWS_SECRET_ACCESS_KEY", "s"), ("HOME", "/")];
         let settings = settings(given.into_iter().map(|(k, v)| (k.to_owned(), v.to_owned())));
         assert_eq!(settings.env.keys().collect::<Vec<_>>(), ["HTTPS_PROXY"]);
     }
