@@ -1,13 +1,14 @@
 //! Source to artifact: detection, runtimes, `insula.toml`, folders and archives.
 //!
 //! `detect` decides, from a small view of a source, what runs and what is built for it; it does no
-//! I/O. `folder` reads what a developer has on disk. Nothing here talks to a network, starts a
-//! process or stores anything.
+//! I/O. `folder` reads what a developer has on disk, `archive` what a program has sent, and `layer`
+//! packs and unpacks what a build has made. Nothing here talks to a network or starts a process.
 
 pub mod archive;
 pub mod detect;
 pub mod entry;
 pub mod folder;
+pub mod layer;
 pub mod problem;
 pub mod procfile;
 pub mod runtime;

@@ -37,6 +37,12 @@ impl Meter {
         }
     }
 
+    /// What was met while reading, if the reading failed.
+    pub fn met(&self) -> Option<ArchiveError> {
+        let failed = self.failed.get();
+        failed.then(|| self.explain(io::Error::other("the archive cannot be read")))
+    }
+
     /// What an error from a sink means, which may be its own or one that it met while reading.
     pub fn explain_sink(&self, name: &[u8], error: io::Error) -> ArchiveError {
         if self.failed.get() {

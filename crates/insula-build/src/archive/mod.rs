@@ -6,8 +6,8 @@
 //! else is taken off, as archives of repositories have one.
 
 mod fault;
-mod meter;
-mod tarball;
+pub(crate) mod meter;
+pub(crate) mod tarball;
 mod tree;
 mod zipped;
 

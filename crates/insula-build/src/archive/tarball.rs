@@ -32,7 +32,7 @@ pub fn read_compressed<T>(
 ) -> Result<Vec<Entry<T>>, ArchiveError> {
     let meter = Meter::new();
     let source = Taken { source, meter: Rc::clone(&meter) };
-    read(MultiGzDecoder::new(source), meter, limits, sink)
+    read(MultiGzDecoder::new(source), &meter, limits, sink)
 }
 
 pub fn read_plain<T>(
@@ -42,53 +42,105 @@ pub fn read_plain<T>(
 ) -> Result<Vec<Entry<T>>, ArchiveError> {
     let meter = Meter::new();
     let source = Taken { source, meter: Rc::clone(&meter) };
-    read(source, meter, limits, sink)
+    read(source, &meter, limits, sink)
 }
 
 fn read<T>(
     source: impl Read,
-    meter: Rc<Meter>,
+    meter: &Rc<Meter>,
     limits: &Limits,
     sink: &mut Sink<'_, T>,
 ) -> Result<Vec<Entry<T>>, ArchiveError> {
-    let overhead = limits.files as u64 * OVERHEAD_PER_ENTRY + OVERHEAD;
-    let source = Given::new(source, Rc::clone(&meter), limits, Bytes(overhead));
-    let mut archive = Archive::new(Ending { source, block: [1; BLOCK], length: 0 });
     let mut tree = Tree::new(limits);
+    members(source, meter, limits, &mut |member, body| {
+        tree.count()?;
+        join(&mut tree, member, body, meter, sink)
+    })?;
+    tree.finish()
+}
+
+fn join<T>(
+    tree: &mut Tree<'_, T>,
+    member: &Member,
+    body: &mut dyn Read,
+    meter: &Meter,
+    sink: &mut Sink<'_, T>,
+) -> Result<(), ArchiveError> {
+    let Some(path) = tree.place(&member.name)? else { return Ok(()) };
+    match &member.kind {
+        MemberKind::Symlink { target } => tree.link(path, target),
+        MemberKind::Folder => tree.folder(path),
+        MemberKind::File => {
+            let (size, executable) = (member.size, member.mode & 0o111 != 0);
+            tree.admit(&path, size)?;
+            let head = FileHead { path: &path, size, executable };
+            let kept = sink(head, body).map_err(|error| meter.explain_sink(&member.name, error))?;
+            tree.file(path, size, executable, kept);
+            Ok(())
+        }
+    }
+}
+
+/// One entry of a tar, with what extended headers say of it.
+pub(crate) struct Member {
+    pub name: Vec<u8>,
+    pub kind: MemberKind,
+    pub size: Bytes,
+    pub mode: u32,
+    /// Seconds since 1970.
+    pub mtime: u64,
+}
+
+pub(crate) enum MemberKind {
+    File,
+    Folder,
+    Symlink { target: Vec<u8> },
+}
+
+pub(crate) type Visit<'v, E> = dyn FnMut(&Member, &mut dyn Read) -> Result<(), E> + 'v;
+
+/// Goes through a tar to its end. What a visit leaves unread is read all the same.
+pub(crate) fn members<E: From<ArchiveError>>(
+    source: impl Read,
+    meter: &Rc<Meter>,
+    limits: &Limits,
+    visit: &mut Visit<'_, E>,
+) -> Result<(), E> {
+    let overhead = limits.files as u64 * OVERHEAD_PER_ENTRY + OVERHEAD;
+    let source = Given::new(source, Rc::clone(meter), limits, Bytes(overhead));
+    let mut archive = Archive::new(Ending { source, block: [1; BLOCK], length: 0 });
     let mut extension = Extension::default();
     let entries = archive.entries().map_err(|error| meter.explain(error))?;
     for entry in entries.raw(true) {
         let mut entry = entry.map_err(|error| meter.explain(error))?;
-        tree.count()?;
         let kind = entry.header().entry_type();
-        if extension.read(kind, &mut entry, &meter)? {
+        if extension.read(kind, &mut entry, meter)? {
             continue;
         }
-        let extended = std::mem::take(&mut extension);
-        read_entry(&mut tree, entry, extended, &meter, sink)?;
+        let member = member(&entry, std::mem::take(&mut extension))?;
+        let mut body = entry.take(member.size.0);
+        visit(&member, &mut body)?;
+        io::copy(&mut body, &mut io::sink()).map_err(|error| meter.explain(error))?;
+        if body.limit() > 0 {
+            return Err(ArchiveError::Truncated.into());
+        }
     }
     if extension != Extension::default() {
-        return Err(ArchiveError::Truncated);
+        return Err(ArchiveError::Truncated.into());
     }
     // What follows the end is padding; reading it checks the checksum of the compression.
     let mut source = archive.into_inner();
     io::copy(&mut source, &mut io::sink()).map_err(|error| meter.explain(error))?;
     if source.length == 0 {
-        return Err(ArchiveError::Empty);
+        return Err(ArchiveError::Empty.into());
     }
     if !source.ends_in_zeros() {
-        return Err(ArchiveError::Truncated);
+        return Err(ArchiveError::Truncated.into());
     }
-    tree.finish()
+    Ok(())
 }
 
-fn read_entry<T, R: Read>(
-    tree: &mut Tree<'_, T>,
-    mut entry: tar::Entry<'_, R>,
-    extended: Extension,
-    meter: &Meter,
-    sink: &mut Sink<'_, T>,
-) -> Result<(), ArchiveError> {
+fn member<R: Read>(entry: &tar::Entry<'_, R>, extended: Extension) -> Result<Member, ArchiveError> {
     let header = entry.header();
     let name = match extended.path {
         Some(path) => path,
@@ -100,34 +152,23 @@ fn read_entry<T, R: Read>(
         let reason = format!("`{}` has two sizes", shown(&name));
         return Err(ArchiveError::broken(reason));
     }
-    let executable = header.mode().is_ok_and(|mode| mode & 0o111 != 0);
     let kind = header.entry_type();
     if let Some(refused) = refused(kind, &name) {
         return Err(refused);
     }
-    let is_folder = kind == EntryType::Directory || name.ends_with(b"/");
-    let target = match extended.target {
-        Some(target) => Some(target),
-        None => header.link_name_bytes().map(std::borrow::Cow::into_owned),
+    let kind = if kind == EntryType::Symlink {
+        let target = match extended.target {
+            Some(target) => target,
+            None => header.link_name_bytes().unwrap_or_default().into_owned(),
+        };
+        MemberKind::Symlink { target }
+    } else if kind == EntryType::Directory || name.ends_with(b"/") {
+        MemberKind::Folder
+    } else {
+        MemberKind::File
     };
-    let Some(path) = tree.place(&name)? else { return Ok(()) };
-    if kind == EntryType::Symlink {
-        return tree.link(path, &target.unwrap_or_default());
-    }
-    if is_folder {
-        return tree.folder(path);
-    }
-    tree.admit(&path, size)?;
-    let head = FileHead { path: &path, size, executable };
-    let mut body = entry.by_ref().take(size.0);
-    let kept = sink(head, &mut body).map_err(|error| meter.explain_sink(&name, error))?;
-    // What the sink did not want is read as well, and counted.
-    io::copy(&mut body, &mut io::sink()).map_err(|error| meter.explain(error))?;
-    if body.limit() > 0 {
-        return Err(ArchiveError::Truncated);
-    }
-    tree.file(path, size, executable, kept);
-    Ok(())
+    let mode = header.mode().unwrap_or(0o644);
+    Ok(Member { name, kind, size, mode, mtime: header.mtime().unwrap_or(0) })
 }
 
 fn refused(kind: EntryType, name: &[u8]) -> Option<ArchiveError> {
