@@ -6,6 +6,7 @@
 use std::fs;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -13,7 +14,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::FlockOperation;
 use rustix::process::Signal;
 
-use crate::cgroup::{GroupError, Layout, LayoutError, Usage};
+use crate::cgroup::{Group, GroupError, Layout, LayoutError, Usage};
 use crate::exit::{self, ExitFileError, ExitRecord};
 use crate::id::SandboxId;
 use crate::identity;
@@ -149,13 +150,11 @@ impl Runtime {
             Mode::Root => Some(Layout::detect(&config.cgroup_parent)?),
             Mode::User => None,
         };
-        use std::os::unix::fs::DirBuilderExt;
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&config.run_dir)
-            .map_err(|source| OpenError::Folder { path: config.run_dir.clone(), source })?;
-        Ok(Self { mode: config.mode, run_dir: config.run_dir, launcher: config.launcher, layout })
+        let failed = |source| OpenError::Folder { path: config.run_dir.clone(), source };
+        // The launcher works elsewhere.
+        let run_dir = std::path::absolute(&config.run_dir).map_err(failed)?;
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&run_dir).map_err(failed)?;
+        Ok(Self { mode: config.mode, run_dir, launcher: config.launcher, layout })
     }
 
     pub fn mode(&self) -> Mode {
@@ -301,9 +300,9 @@ impl Runtime {
             Driver::Embedded => {}
         }
         self.kill(record)?;
-        for group in &record.cgroups {
-            // A launch that was cut off may have members that no record names.
-            group.kill();
+        // A launch that was cut off may have members that no record names.
+        let at_once = record.cgroups.iter().any(Group::kill);
+        for group in record.cgroups.iter().filter(|_| !at_once) {
             for pid in group.processes().map_err(failed("look into the groups of", record))? {
                 kill_number(pid);
             }

@@ -28,9 +28,10 @@ const CLONE_NAMESPACES: u32 = (libc::CLONE_NEWNS
     | 0x80; // CLONE_NEWTIME, which libc knows under another type.
 
 /// Calls that are refused as if the kernel were too old for them. `clone3` hides its flags behind a
-/// pointer, where no filter sees them; io_uring makes calls that no filter sees.
+/// pointer, where no filter sees them, and `openat2` its mode; io_uring makes calls that no filter sees.
 const MISSING: &[c_long] = &[
     libc::SYS_clone3,
+    libc::SYS_openat2,
     libc::SYS_io_uring_setup,
     libc::SYS_io_uring_enter,
     libc::SYS_io_uring_register,
@@ -58,6 +59,14 @@ fn verdicts() -> BTreeMap<u32, Verdict> {
     let no_namespaces = Condition { argument: 0, mask: CLONE_NAMESPACES, value: 0 };
     set(libc::SYS_clone, Verdict::AllowIf(vec![vec![no_namespaces]]));
     set(libc::SYS_socket, socket());
+    for (call, mode) in SET_MODE {
+        set(*call, Verdict::AllowIf(vec![vec![no_set_user(*mode)]]));
+    }
+    for (call, flags) in OPEN {
+        let creates_none = Condition { argument: *flags, mask: CREATES, value: 0 };
+        // Without a file to create the mode is whatever lay in the register.
+        set(*call, Verdict::AllowIf(vec![vec![creates_none], vec![no_set_user(flags + 1)]]));
+    }
     // Linux, 32 bit personalities and the question which one it is; with and without the flag
     // that compilers and debuggers use (no randomised addresses).
     let personalities = [0, 0x0008, 0x0002_0000, 0x0002_0008, 0x0004_0000, 0xffff_ffff];
@@ -75,6 +84,12 @@ fn socket() -> Verdict {
         vec![is(0, libc::AF_INET6 as u32)],
         vec![is(0, libc::AF_NETLINK as u32), is(2, libc::NETLINK_ROUTE as u32)],
     ])
+}
+
+/// No set-user and no set-group bit. Inside they mean nothing, for every mount is `nosuid`; but what a
+/// build writes to a folder of the host belongs to the host's root there.
+fn no_set_user(argument: u8) -> Condition {
+    Condition { argument, mask: libc::S_ISUID | libc::S_ISGID, value: 0 }
 }
 
 fn is(argument: u8, value: u32) -> Condition {
@@ -109,9 +124,6 @@ const FILES: &[c_long] = &[
     libc::SYS_fadvise64,
     libc::SYS_fallocate,
     libc::SYS_fchdir,
-    libc::SYS_fchmod,
-    libc::SYS_fchmodat,
-    SYS_FCHMODAT2,
     libc::SYS_fchown,
     libc::SYS_fchownat,
     libc::SYS_fcntl,
@@ -140,11 +152,8 @@ const FILES: &[c_long] = &[
     libc::SYS_lseek,
     libc::SYS_lsetxattr,
     libc::SYS_mkdirat,
-    libc::SYS_mknodat,
     libc::SYS_name_to_handle_at,
     libc::SYS_newfstatat,
-    libc::SYS_openat,
-    libc::SYS_openat2,
     libc::SYS_pipe2,
     libc::SYS_pread64,
     libc::SYS_preadv,
@@ -367,15 +376,37 @@ const SYSTEM: &[c_long] =
 /// `fchmodat2` has one number everywhere; older headers lack its name.
 const SYS_FCHMODAT2: c_long = 452;
 
+/// Flags of `open` with which the mode counts: `O_CREAT`, and `O_TMPFILE` without its `O_DIRECTORY`.
+const CREATES: u32 = (libc::O_CREAT | (libc::O_TMPFILE & !libc::O_DIRECTORY)) as u32;
+
+/// Calls that give a file its mode, and the place of the mode among their arguments.
+const SET_MODE: &[(c_long, u8)] = &[
+    (libc::SYS_fchmod, 1),
+    (libc::SYS_fchmodat, 2),
+    (SYS_FCHMODAT2, 2),
+    (libc::SYS_mknodat, 2),
+    #[cfg(target_arch = "x86_64")]
+    (libc::SYS_chmod, 1),
+    #[cfg(target_arch = "x86_64")]
+    (libc::SYS_creat, 1),
+    #[cfg(target_arch = "x86_64")]
+    (libc::SYS_mknod, 1),
+];
+
+/// Calls that may create a file, and the place of their flags; the mode follows.
+const OPEN: &[(c_long, u8)] = &[
+    (libc::SYS_openat, 2),
+    #[cfg(target_arch = "x86_64")]
+    (libc::SYS_open, 1),
+];
+
 /// Calls that only x86_64 still has; their successors are listed above.
 #[cfg(target_arch = "x86_64")]
 const OLD: &[c_long] = &[
     libc::SYS_access,
     libc::SYS_alarm,
     libc::SYS_arch_prctl,
-    libc::SYS_chmod,
     libc::SYS_chown,
-    libc::SYS_creat,
     libc::SYS_dup2,
     libc::SYS_epoll_create,
     libc::SYS_epoll_wait,
@@ -389,8 +420,6 @@ const OLD: &[c_long] = &[
     libc::SYS_link,
     libc::SYS_lstat,
     libc::SYS_mkdir,
-    libc::SYS_mknod,
-    libc::SYS_open,
     libc::SYS_pause,
     libc::SYS_pipe,
     libc::SYS_poll,
@@ -427,7 +456,8 @@ mod tests {
     #[test]
     fn the_program_says_what_the_lists_say() {
         let lists = [FILES, PROCESSES, MEMORY, SIGNALS, TIME, SOCKETS, EVENTS, SYSTEM, OLD];
-        let conditional = [libc::SYS_clone, libc::SYS_socket, libc::SYS_personality];
+        let mut conditional = vec![libc::SYS_clone, libc::SYS_socket, libc::SYS_personality];
+        conditional.extend(SET_MODE.iter().chain(OPEN).map(|(call, _)| *call));
         let program = compile();
         for number in 0..700_u32 {
             let call = c_long::from(number);
@@ -499,6 +529,33 @@ mod tests {
         assert_eq!(of(libc::SYS_socket, &[16, 3, 12]), NOT_PERMITTED, "netfilter");
         assert_eq!(of(libc::SYS_personality, &[0xffff_ffff]), ALLOW);
         assert_eq!(of(libc::SYS_personality, &[0x0040_0000]), NOT_PERMITTED);
+    }
+
+    #[test]
+    fn no_file_becomes_a_set_user_program() {
+        for (call, mode) in SET_MODE {
+            let with = |value: u64| {
+                let mut arguments = [0o6000; 6];
+                arguments[usize::from(*mode)] = value;
+                of(*call, &arguments)
+            };
+            assert_eq!(with(0o1777), ALLOW, "{call}");
+            assert_eq!(with(0o4755), NOT_PERMITTED, "{call}");
+            assert_eq!(with(0o2755), NOT_PERMITTED, "{call}");
+        }
+        for (call, flags) in OPEN {
+            let with = |open: i32, mode: u64| {
+                let mut arguments = [0; 6];
+                arguments[usize::from(*flags)] = open as u64;
+                arguments[usize::from(*flags) + 1] = mode;
+                of(*call, &arguments)
+            };
+            assert_eq!(with(libc::O_RDONLY, 0o4755), ALLOW, "{call}: no file is made");
+            assert_eq!(with(libc::O_CREAT | libc::O_RDWR, 0o755), ALLOW, "{call}");
+            assert_eq!(with(libc::O_CREAT | libc::O_RDWR, 0o4755), NOT_PERMITTED, "{call}");
+            assert_eq!(with(libc::O_TMPFILE | libc::O_RDWR, 0o2755), NOT_PERMITTED, "{call}");
+            assert_eq!(with(libc::O_DIRECTORY, 0o4755), ALLOW, "{call}");
+        }
     }
 
     #[test]

@@ -183,11 +183,9 @@ impl Group {
         Ok(text.lines().filter_map(|line| line.parse().ok()).filter(|pid| *pid != 0).collect())
     }
 
-    /// Ends every member at once where the kernel can (5.14).
-    pub(crate) fn kill(&self) {
-        if self.version == Version::V2 {
-            let _ = fs::write(self.path.join("cgroup.kill"), "1");
-        }
+    /// Ends every member at once where the kernel can (5.14), and says whether it did.
+    pub(crate) fn kill(&self) -> bool {
+        self.version == Version::V2 && fs::write(self.path.join("cgroup.kill"), "1").is_ok()
     }
 
     pub(crate) fn can_freeze(&self) -> bool {

@@ -249,6 +249,29 @@ fn runtimes_find_what_they_expect() {
 }
 
 #[test]
+fn node_runs_within_its_memory() {
+    if !needs_root() {
+        return;
+    }
+    if !std::path::Path::new("/usr/bin/node").exists() {
+        crate::bed::skip("needs the package nodejs");
+        return;
+    }
+    let bed = Bed::new();
+    let script = "
+const http = require('http'), v8 = require('v8');
+const server = http.createServer((_, res) => res.end('hi')).listen(8080, async () => {
+  const text = await new Promise(done => http.get('http://127.0.0.1:8080/', r => r.on('data', d => done(d.toString()))));
+  console.log(text, require('os').totalmem() >> 20, v8.getHeapStatistics().heap_size_limit < 300 << 20);
+  server.close();
+});";
+    let mut spec = bed.spec("test", &["node", "-e", script]);
+    spec.limits.memory_bytes = 256 << 20;
+    let outcome = bed.run(&spec);
+    assert_eq!(outcome.out, "hi 256 true\n", "{}", outcome.err);
+}
+
+#[test]
 fn listening_ports_are_seen_with_their_reach() {
     if !needs_root() || !needs_python() {
         return;
