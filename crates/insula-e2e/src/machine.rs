@@ -1,9 +1,10 @@
 //! `insula up`, started for one test, with a data folder, ports and a network of its own.
 
 use std::io::{BufRead, BufReader};
-use std::net::{SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
@@ -54,6 +55,38 @@ fn free_port() -> Result<SocketAddr> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?)
 }
 
+/// Addresses of the package indexes that this host uses, as far as they are not the internet's:
+/// what an operator with an index of her own has to open.
+fn indexes() -> Vec<Ipv4Addr> {
+    static FOUND: OnceLock<Vec<Ipv4Addr>> = OnceLock::new();
+    FOUND
+        .get_or_init(|| {
+            let pip = "import pip._internal.models.index as i; print(i.PyPI.url)";
+            let asked =
+                [("npm", vec!["config", "get", "registry"]), ("/usr/bin/python3", vec!["-c", pip])];
+            let urls = asked.iter().filter_map(|(program, args)| {
+                let output = Command::new(program).args(args).stdin(Stdio::null()).output().ok()?;
+                String::from_utf8(output.stdout).ok()
+            });
+            let mut found: Vec<Ipv4Addr> = urls.flat_map(|url| addresses(url.trim())).collect();
+            found.retain(|ip| ip.is_private() || ip.is_documentation() || ip.is_link_local());
+            found.sort_unstable();
+            found.dedup();
+            found
+        })
+        .clone()
+}
+
+fn addresses(url: &str) -> Vec<Ipv4Addr> {
+    let host = url.split("://").nth(1).and_then(|rest| rest.split(['/', ':']).next());
+    let found = host.and_then(|host| (host, 443).to_socket_addrs().ok());
+    let v4 = |address: SocketAddr| match address {
+        SocketAddr::V4(v4) => Some(*v4.ip()),
+        SocketAddr::V6(_) => None,
+    };
+    found.into_iter().flatten().filter_map(v4).collect()
+}
+
 impl Machine {
     pub fn start() -> Result<Self> {
         let mut machine = Self::prepare()?;
@@ -75,7 +108,10 @@ impl Machine {
             edge: free_port()?,
             pool: format!("10.88.{net}.0/24"),
             program: program()?,
-            more: Vec::new(),
+            more: indexes()
+                .iter()
+                .flat_map(|ip| ["--open".to_owned(), format!("{ip}/32")])
+                .collect(),
             log,
         })
     }

@@ -38,11 +38,9 @@ pub struct Instance {
 #[serde(tag = "intent", rename_all = "snake_case")]
 pub enum Intent {
     Run,
-    /// Out of the routes since this generation of them; stops once the gateways have followed and
-    /// its requests are done.
+    /// Out of the routes; stops once the gateways have followed and its requests are done.
     Drain {
         since: Timestamp,
-        routes: Generation,
     },
     Stop {
         since: Timestamp,
