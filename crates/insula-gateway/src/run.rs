@@ -1,0 +1,230 @@
+//! The gateway as a whole: binds, starts its threads, holds the session, ends in order.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread;
+
+use insula_kit::clock::SystemClock;
+use insula_kit::random::SystemRandom;
+use insula_kit::shutdown::Shutdown;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
+use rustix::process::{Resource, getrlimit, setrlimit};
+use tokio::sync::watch;
+use tracing::{info, warn};
+
+use crate::endpoint::Ledger;
+use crate::keep::{Folder, KeepError};
+use crate::limits::Limits;
+use crate::session::Session;
+use crate::traffic::Traffic;
+use crate::worker::{self, Common, Worker};
+
+/// Connections that may wait for a thread; the kernel cuts it to its own limit.
+const BACKLOG: i32 = 1_024;
+/// Beside those of connections: the session, the listeners, the runtimes, the log.
+const DESCRIPTORS_OURS: u64 = 64;
+/// A visitor's and an app's.
+const DESCRIPTORS_PER_CONNECTION: u64 = 2;
+
+#[derive(Debug, Clone)]
+pub struct GatewayConfig {
+    pub listen: Vec<SocketAddr>,
+    /// The socket of the server's `Edge` service.
+    pub server: PathBuf,
+    /// The gateway's own folder.
+    pub folder: PathBuf,
+    /// One per core if not said.
+    pub threads: Option<usize>,
+}
+
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    pub limits: Limits,
+    /// Proxies of the operator's own in front of the gateway: what they say of a visitor
+    /// (`X-Forwarded-*`) is passed on. Nobody is trusted unless named, loopback neither.
+    pub trusted_proxies: Vec<IpAddr>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum GatewayError {
+    #[error("listen on {address}")]
+    Listen {
+        address: SocketAddr,
+        #[source]
+        source: io::Error,
+    },
+    #[error("the gateway has no address to listen on")]
+    NoAddress,
+    #[error("open the gateway's folder")]
+    Folder(#[source] KeepError),
+    #[error("start a thread of the gateway")]
+    Thread(#[source] io::Error),
+    #[error("listen to signals")]
+    Signals(#[source] io::Error),
+}
+
+/// Serves until SIGTERM or SIGINT, then lets visitors finish, within bounds.
+pub fn run(config: GatewayConfig) -> Result<(), GatewayError> {
+    run_with(config, Options::default())
+}
+
+pub fn run_with(config: GatewayConfig, options: Options) -> Result<(), GatewayError> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(GatewayError::Thread)?;
+    runtime.block_on(async {
+        let shutdown = Shutdown::new();
+        shutdown.listen_to_signals().map_err(GatewayError::Signals)?;
+        let gateway = Gateway::start(config, options)?;
+        shutdown.requested().await;
+        tokio::select! {
+            () = gateway.end() => {}
+            () = shutdown.insisted() => warn!("told twice: cut off every connection"),
+        }
+        Ok(())
+    })
+}
+
+/// A gateway at work in this process.
+#[derive(Debug)]
+pub struct Gateway {
+    addresses: Vec<SocketAddr>,
+    ending: watch::Sender<bool>,
+    threads: Vec<thread::JoinHandle<()>>,
+    session: tokio::task::JoinHandle<()>,
+}
+
+impl Gateway {
+    /// Serves what was kept at once, and what the server says from then on. The session runs on
+    /// the runtime that this is called on.
+    pub fn start(config: GatewayConfig, options: Options) -> Result<Self, GatewayError> {
+        let folder = Folder::open(&config.folder).map_err(GatewayError::Folder)?;
+        let random = SystemRandom::new();
+        let gateway = folder.identity(&SystemClock, &random).map_err(GatewayError::Folder)?;
+        let held = folder.routes().unwrap_or_else(|error| {
+            // The server has them all; until it comes there is nothing to serve.
+            warn!(error = &error as &dyn std::error::Error, "begin without the kept routes");
+            None
+        });
+        let held = held.map(Arc::new);
+        let count = threads(config.threads);
+        let mut limits = options.limits;
+        bound_by_descriptors(&mut limits, count);
+        let common = Arc::new(Common {
+            limits: Arc::new(limits),
+            trusted_proxies: options.trusted_proxies.into(),
+            ledger: Ledger::default(),
+            traffic: Traffic::default(),
+        });
+        if let Some(table) = &held {
+            common.ledger.adopt(table);
+        }
+        let (addresses, listeners) = listen(&config.listen, count)?;
+        let (ending, ended) = watch::channel(false);
+        let workers: Vec<Worker> = listeners
+            .into_iter()
+            .enumerate()
+            .map(|(number, listeners)| {
+                worker::start(number, listeners, Arc::clone(&common), held.clone(), ended.clone())
+            })
+            .collect::<Result<_, _>>()
+            .map_err(GatewayError::Thread)?;
+        let generation = held.as_ref().map(|table| table.generation.0);
+        info!(%gateway, ?addresses, threads = count, ?generation, "the gateway serves");
+        let (tables, threads) =
+            workers.into_iter().map(|worker| (worker.tables, worker.thread)).unzip();
+        let session = Session {
+            server: config.server,
+            gateway,
+            folder,
+            threads: tables,
+            common,
+            random: Arc::new(random),
+            held,
+        };
+        let session = tokio::spawn(session.run());
+        Ok(Self { addresses, ending, threads, session })
+    }
+
+    /// As bound: a port of 0 was replaced by one that was free.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// Accepts nobody any more; ready when the last request is answered or the time is up. The
+    /// server hears of what comes to rest until then.
+    pub async fn end(self) {
+        self.ending.send_replace(true);
+        let threads = self.threads;
+        let joined = tokio::task::spawn_blocking(move || {
+            for thread in threads {
+                if thread.join().is_err() {
+                    warn!("a thread of the gateway had panicked");
+                }
+            }
+        });
+        let _ = joined.await;
+        self.session.abort();
+    }
+}
+
+fn threads(asked: Option<usize>) -> usize {
+    asked
+        .unwrap_or_else(|| thread::available_parallelism().map_or(1, std::num::NonZero::get))
+        .max(1)
+}
+
+/// Raises the limit as far as an ordinary user may, and stays below it.
+fn bound_by_descriptors(limits: &mut Limits, threads: usize) {
+    let mut files = getrlimit(Resource::Nofile);
+    if files.current != files.maximum {
+        let raised = rustix::process::Rlimit { current: files.maximum, ..files.clone() };
+        match setrlimit(Resource::Nofile, raised.clone()) {
+            Ok(()) => files = raised,
+            Err(error) => warn!(%error, "cannot raise the limit of open files"),
+        }
+    }
+    let Some(files) = files.current else { return };
+    let each =
+        files.saturating_sub(DESCRIPTORS_OURS) / (DESCRIPTORS_PER_CONNECTION * threads as u64);
+    let each = usize::try_from(each).unwrap_or(usize::MAX).max(1);
+    limits.connections_per_thread_max = limits.connections_per_thread_max.min(each);
+}
+
+/// Every thread its own listener on every address: the kernel spreads the visitors.
+fn listen(
+    asked: &[SocketAddr],
+    threads: usize,
+) -> Result<(Vec<SocketAddr>, Vec<Vec<TcpListener>>), GatewayError> {
+    if asked.is_empty() {
+        return Err(GatewayError::NoAddress);
+    }
+    let mut addresses = Vec::new();
+    let mut of_threads: Vec<Vec<TcpListener>> = (0..threads).map(|_| Vec::new()).collect();
+    for asked in asked {
+        let failed = |source| GatewayError::Listen { address: *asked, source };
+        let mut address = *asked;
+        for listeners in &mut of_threads {
+            let listener = bind(address).map_err(failed)?;
+            // The first one finds the port, if none was given; the others share it.
+            address = listener.local_addr().map_err(failed)?;
+            listeners.push(listener);
+        }
+        addresses.push(address);
+    }
+    Ok((addresses, of_threads))
+}
+
+fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
+    sockopt::set_socket_reuseaddr(&socket, true)?;
+    sockopt::set_socket_reuseport(&socket, true)?;
+    rustix::net::bind(&socket, &address)?;
+    rustix::net::listen(&socket, BACKLOG)?;
+    Ok(socket.into())
+}

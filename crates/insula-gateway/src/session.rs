@@ -1,0 +1,221 @@
+//! The session with the server: tables come in, acknowledgements and traffic go out.
+//!
+//! A table is acknowledged when every thread serves by it and it is on disk, and again whenever
+//! one of the instances that it no longer names comes to rest. Without a server the last table
+//! goes on being served, for as long as it takes.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper_util::rt::TokioIo;
+use insula_kit::backoff::Backoff;
+use insula_kit::random::Random;
+use insula_model::routes::RouteTable;
+use insula_model::target::accept;
+use insula_model::{GatewayId, Generation, InstanceId, schema};
+use insula_wire::node as wire;
+use insula_wire::node::edge_client::EdgeClient;
+use insula_wire::node::gateway_message::Message;
+use tokio::sync::{mpsc, oneshot};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Streaming;
+use tonic::transport::{Endpoint, Uri};
+use tower::service_fn;
+use tracing::{info, warn};
+
+use crate::keep::Folder;
+use crate::worker::{Common, NewTable};
+
+/// The server is on this machine and restarts within a second or two.
+const BACKOFF: Backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(2));
+/// Acknowledgements and reports under way; more means that the server does not read.
+const OUTGOING_MAX: usize = 16;
+
+#[derive(Debug, thiserror::Error)]
+enum SessionError {
+    #[error("connect to the server")]
+    Connect(#[source] tonic::transport::Error),
+    #[error("begin a session with the server")]
+    Begin(#[source] Box<tonic::Status>),
+    #[error("read from the server")]
+    Read(#[source] Box<tonic::Status>),
+    #[error("the server ended the session")]
+    Ended,
+}
+
+#[derive(Debug)]
+pub(crate) struct Session {
+    pub(crate) server: PathBuf,
+    pub(crate) gateway: GatewayId,
+    pub(crate) folder: Folder,
+    pub(crate) threads: Vec<mpsc::UnboundedSender<NewTable>>,
+    pub(crate) common: Arc<Common>,
+    pub(crate) random: Arc<dyn Random>,
+    /// In force on every thread, if there is one.
+    pub(crate) held: Option<Arc<RouteTable>>,
+}
+
+impl Session {
+    /// For as long as the process lives.
+    pub(crate) async fn run(mut self) {
+        let mut failures = 0;
+        let mut told = false;
+        loop {
+            let mut heard = false;
+            let Err(error) = self.hold(&mut heard).await;
+            failures = if heard { 1 } else { failures + 1 };
+            // Once per absence, not once per attempt.
+            if heard || !told {
+                info!(error = &error as &dyn std::error::Error, "without the server; serving on");
+                told = true;
+            }
+            tokio::time::sleep(BACKOFF.delay(failures, self.random.fraction())).await;
+        }
+    }
+
+    async fn hold(&mut self, heard: &mut bool) -> Result<std::convert::Infallible, SessionError> {
+        let (outgoing, receiver) = mpsc::channel(OUTGOING_MAX);
+        let mut incoming = self.begin(&outgoing, receiver).await?;
+        let mut acknowledged: Option<(Generation, BTreeSet<InstanceId>)> = None;
+        let common = Arc::clone(&self.common);
+        let interval = common.limits.traffic_interval;
+        let mut report_at: Option<tokio::time::Instant> = None;
+        loop {
+            tokio::select! {
+                received = incoming.message() => {
+                    let received = received
+                        .map_err(|status| SessionError::Read(Box::new(status)))?
+                        .ok_or(SessionError::Ended)?;
+                    *heard = true;
+                    if let Some(generation) = self.receive(&received).await {
+                        acknowledged = Some((generation, common.ledger.busy()));
+                        tell(&outgoing, ack(acknowledged.as_ref())).await?;
+                    }
+                }
+                () = common.ledger.shrunk() => {
+                    if let Some((_, before)) = &mut acknowledged {
+                        let busy = common.ledger.busy();
+                        if busy != *before {
+                            *before = busy;
+                            tell(&outgoing, ack(acknowledged.as_ref())).await?;
+                        }
+                    }
+                }
+                () = common.traffic.changed() => {
+                    report_at.get_or_insert_with(|| tokio::time::Instant::now() + interval);
+                }
+                () = until(report_at), if report_at.is_some() => {
+                    report_at = None;
+                    let report = common.traffic.take();
+                    if !report.apps.is_empty() {
+                        tell(&outgoing, Some(Message::Traffic(report))).await?;
+                    }
+                }
+            }
+        }
+    }
+
+    async fn begin(
+        &self,
+        outgoing: &mpsc::Sender<wire::GatewayMessage>,
+        receiver: mpsc::Receiver<wire::GatewayMessage>,
+    ) -> Result<Streaming<wire::RouteMessage>, SessionError> {
+        let path = self.server.clone();
+        let connector = service_fn(move |_: Uri| {
+            let path = path.clone();
+            async move {
+                let stream = insula_kit::uds::connect(&path).await.map_err(io::Error::other)?;
+                Ok::<_, io::Error>(TokioIo::new(stream))
+            }
+        });
+        // The name is for the protocol's `:authority` alone; a socket has none.
+        let channel = Endpoint::from_static("http://server.invalid")
+            .connect_with_connector(connector)
+            .await
+            .map_err(SessionError::Connect)?;
+        let hello = wire::GatewayHello {
+            gateway: self.gateway.to_string(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            protocol: wire::PROTOCOL,
+            generation: self.held.as_ref().map_or(0, |table| table.generation.0),
+        };
+        tell(outgoing, Some(Message::Hello(hello))).await?;
+        let mut client = EdgeClient::new(channel)
+            .max_decoding_message_size(wire::MESSAGE_LEN_MAX)
+            .max_encoding_message_size(wire::MESSAGE_LEN_MAX);
+        let answer = client.routes(ReceiverStream::new(receiver)).await;
+        Ok(answer.map_err(|status| SessionError::Begin(Box::new(status)))?.into_inner())
+    }
+
+    /// The generation to acknowledge, if the table is in force now.
+    async fn receive(&mut self, received: &wire::RouteMessage) -> Option<Generation> {
+        let offered = Generation(received.generation);
+        if let Some(held) = &self.held {
+            if let Err(stale) = accept(held.generation, offered) {
+                warn!(%stale, "refused a route table");
+                return None;
+            }
+            if held.generation == offered {
+                return Some(offered);
+            }
+        }
+        let table: RouteTable = match schema::decode(&received.document) {
+            Ok(table) => table,
+            Err(error) => {
+                warn!(error = &error as &dyn std::error::Error, "cannot read a route table");
+                return None;
+            }
+        };
+        if table.generation != offered {
+            warn!(%offered, inside = %table.generation, "a route table does not match its envelope");
+            return None;
+        }
+        let table = Arc::new(table);
+        self.put_in_force(&table).await;
+        self.held = Some(table);
+        if let Err(error) = self.folder.keep_routes(&received.document) {
+            warn!(error = &error as &dyn std::error::Error, "cannot keep the routes on disk");
+        }
+        info!(generation = %offered, "routes are in force");
+        Some(offered)
+    }
+
+    async fn put_in_force(&self, table: &Arc<RouteTable>) {
+        self.common.ledger.adopt(table);
+        let mut waiting = Vec::with_capacity(self.threads.len());
+        for thread in &self.threads {
+            let (done, in_force) = oneshot::channel();
+            // A thread that is gone serves nobody.
+            if thread.send((Arc::clone(table), done)).is_ok() {
+                waiting.push(in_force);
+            }
+        }
+        for in_force in waiting {
+            let _ = in_force.await;
+        }
+    }
+}
+
+fn ack(acknowledged: Option<&(Generation, BTreeSet<InstanceId>)>) -> Option<Message> {
+    acknowledged.map(|(generation, busy)| {
+        let busy = busy.iter().map(ToString::to_string).collect();
+        Message::Ack(wire::RouteAck { generation: generation.0, busy })
+    })
+}
+
+async fn tell(
+    outgoing: &mpsc::Sender<wire::GatewayMessage>,
+    message: Option<Message>,
+) -> Result<(), SessionError> {
+    outgoing.send(wire::GatewayMessage { message }).await.map_err(|_| SessionError::Ended)
+}
+
+async fn until(at: Option<tokio::time::Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
