@@ -42,9 +42,8 @@ fn agent(data: PathBuf, socket: PathBuf, tag: &str) -> ExitCode {
         }
     };
     let (names, _) = watch::channel(Names::default());
-    let inherited = |(name, value): (String, String)| {
-        Some((name.strip_prefix("BUILD_")?.to_owned(), value))
-    };
+    let inherited =
+        |(name, value): (String, String)| Some((name.strip_prefix("BUILD_")?.to_owned(), value));
     let config = AgentConfig {
         data,
         server: Endpoint::Unix(socket),

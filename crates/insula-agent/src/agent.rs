@@ -129,7 +129,8 @@ pub async fn run(config: AgentConfig, shutdown: Shutdown) -> Result<(), AgentErr
     let session = tokio::spawn(session.keep(shutdown.clone()));
     let upkeep = tokio::spawn(host::keep(shared, net, shutdown.clone()));
     let cause = tokio::select! {
-        () = node.run(&mut received) => Cause::Own,
+        // The session hears of the end as well, and closes the channel of Targets.
+        () = node.run(&mut received) => shutdown.cause().unwrap_or(Cause::Own),
         cause = shutdown.requested() => cause,
     };
     match cause {

@@ -17,7 +17,7 @@ use insula_sandbox::{Mode, Record};
 
 use crate::error::chain;
 use crate::identity::{Identity, IdentityError};
-use crate::instance::InstanceRecord;
+use crate::instance::{InstanceRecord, drained};
 use crate::layout::Layout;
 use crate::sandbox::{SandboxError, Sandboxes};
 
@@ -63,13 +63,15 @@ pub async fn down(data: &Path) -> Result<DownReport, DownError> {
     let Some(identity) = Identity::load(&layout)? else { return Ok(report) };
     let sandboxes = open_sandboxes(&layout, &identity)?;
     let (records, _foreign) = InstanceRecord::load_all(&layout).map_err(DownError::Records)?;
+    report.keeper = crate::keeper::is_running(data).map_err(DownError::Keeper)?;
     let found = sandboxes.list().await?;
     let ending = found.into_iter().map(|sandbox| {
         let stop = records
             .iter()
             .find(|record| record.sandbox.as_ref() == Some(&sandbox.id))
             .map(|record| record.target.stop.clone());
-        end(&sandboxes, sandbox, stop)
+        let keeper = report.keeper && stop.is_some();
+        end(&sandboxes, sandbox, stop, keeper)
     });
     let mut failed = Vec::new();
     for ended in join_all(ending).await {
@@ -97,7 +99,6 @@ pub async fn down(data: &Path) -> Result<DownReport, DownError> {
             Ok(()) | Err(_) => {}
         }
     }
-    report.keeper = crate::keeper::is_running(data).map_err(DownError::Keeper)?;
     crate::keeper::stop(data).map_err(DownError::Keeper)?;
     if let Some(net) = &identity.net {
         teardown_host(&net.config().map_err(IdentityError::from)?)?;
@@ -110,6 +111,7 @@ async fn end(
     sandboxes: &Sandboxes,
     sandbox: Record,
     stop: Option<StopSpec>,
+    keeper: bool,
 ) -> Result<bool, SandboxError> {
     let alive = sandboxes.is_alive(&sandbox)?;
     let grace = stop.as_ref().map_or(GRACE_UNKNOWN, |stop| stop.grace);
@@ -118,6 +120,11 @@ async fn end(
         let patience: Duration = grace.as_duration();
         // Whether it ended in time or not, what follows ends it.
         let _ = tokio::time::timeout(patience, sandboxes.ended(&sandbox)).await;
+    }
+    sandboxes.kill(sandbox.clone()).await?;
+    if keeper {
+        // Its last words are worth the moment.
+        drained(sandboxes.dir(&sandbox.id).path()).await;
     }
     sandboxes.destroy(sandbox).await?;
     Ok(alive)

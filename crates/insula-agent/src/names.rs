@@ -81,8 +81,7 @@ fn names<'a>(presences: impl Iterator<Item = &'a Presence>) -> Names {
     for presence in presences {
         // Loopback belongs to everybody in development: it names nobody.
         if !presence.address.is_loopback() {
-            let source =
-                Source { environment: presence.environment, app: presence.app.clone() };
+            let source = Source { environment: presence.environment, app: presence.app.clone() };
             names.sources.insert(presence.address, source);
         }
         if let Some((service, address)) = &presence.serves {
@@ -109,12 +108,8 @@ mod tests {
         let board = NameBoard::new(sender);
         let here: IpAddr = [10, 87, 0, 2].into();
         let app = Some(web.app.clone());
-        let starting = Presence {
-            environment: environment(1),
-            app: app.clone(),
-            address: here,
-            serves: None,
-        };
+        let starting =
+            Presence { environment: environment(1), app: app.clone(), address: here, serves: None };
         board.set(instance(1), Some(starting.clone()));
         let source = Source { environment: environment(1), app };
         assert_eq!(receiver.borrow().sources, BTreeMap::from([(here, source)]));

@@ -19,6 +19,9 @@ use crate::probe::Listening;
 
 /// A launch takes some five milliseconds, and the folder is made in the first of them.
 const FOLDER_LOOK_EVERY: Duration = Duration::from_micros(200);
+/// A keeper is done with a folder within milliseconds.
+const DESTROY_ATTEMPTS_MAX: u32 = 5;
+const DESTROY_AGAIN_AFTER: Duration = Duration::from_millis(20);
 
 #[derive(Debug, thiserror::Error)]
 pub enum SandboxError {
@@ -134,8 +137,19 @@ impl Sandboxes {
         Ok(self.call(move |runtime| runtime.kill(&record)).await??)
     }
 
+    /// Ends it if need be, and removes all of it.
     pub async fn destroy(&self, record: Record) -> Result<(), SandboxError> {
-        Ok(self.call(move |runtime| runtime.destroy(&record)).await??)
+        let mut attempts = 1;
+        loop {
+            let again = record.clone();
+            match self.call(move |runtime| runtime.destroy(&again)).await? {
+                Ok(()) => return Ok(()),
+                // A keeper that is just writing the end of the log puts files into the folder.
+                Err(_) if attempts < DESTROY_ATTEMPTS_MAX => attempts += 1,
+                Err(error) => return Err(error.into()),
+            }
+            tokio::time::sleep(DESTROY_AGAIN_AFTER).await;
+        }
     }
 
     /// How a sandbox that has ended went. Its counters decide about memory, not its exit code: a

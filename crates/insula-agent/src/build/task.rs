@@ -15,7 +15,7 @@ use insula_model::limits::{BUILD_ATTEMPTS_MAX, CAUSE_TAIL_LINES_MAX};
 use insula_model::observed::{BuildPhase, Exit};
 use insula_model::target::BuildTarget;
 use insula_model::{BuildId, Bytes};
-use insula_sandbox::{Record, SandboxId};
+use insula_sandbox::{Record, SandboxId, SandboxSpec};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -45,6 +45,8 @@ pub struct BuildTask {
     turns: Arc<Semaphore>,
     settings: Arc<Settings>,
     cancel: CancellationToken,
+    /// Held while a launch goes on, which nobody can take back.
+    launching: Arc<tokio::sync::Mutex<()>>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -119,7 +121,8 @@ impl BuildTask {
         settings: Arc<Settings>,
         cancel: CancellationToken,
     ) -> Self {
-        let task = Self { shared, target, turns, settings, cancel };
+        let launching = Arc::default();
+        let task = Self { shared, target, turns, settings, cancel, launching };
         task.report(BuildPhase::Running { step: "wait for a turn".into() });
         task
     }
@@ -328,7 +331,7 @@ impl BuildTask {
                 open_usr_local: self.shared.open_usr_local,
             },
         );
-        let (record, mut pipes) = self.shared.sandboxes.launch(spec, Pipes::default()).await?;
+        let (record, mut pipes) = self.launch(spec).await?;
         tokio::select! {
             ended = self.shared.sandboxes.ended(&record) => ended?,
             broken = pipes.copy(log) => {
@@ -346,6 +349,18 @@ impl BuildTask {
         }
         let full = is_full(&folders.layer);
         Err(failure(step, exit, starved, full, &self.target).into())
+    }
+
+    /// Goes on to its end even if nobody waits for it any more, so that it can be waited for.
+    async fn launch(&self, spec: SandboxSpec) -> Result<(Record, Pipes), SandboxError> {
+        let launching = Arc::clone(&self.launching).lock_owned().await;
+        let sandboxes = self.shared.sandboxes.clone();
+        let launched = tokio::spawn(async move {
+            let launched = sandboxes.launch(spec, Pipes::default()).await;
+            drop(launching);
+            launched
+        });
+        launched.await.map_err(|_| SandboxError::Thread)?
     }
 
     async fn finish(
@@ -428,6 +443,7 @@ impl BuildTask {
     /// All sandboxes of this build, however far they came.
     async fn end_sandboxes(&self) {
         let prefix = self.id().to_string();
+        let _launched = self.launching.lock().await;
         if let Err(error) = end_sandboxes(&self.shared.sandboxes, &prefix).await {
             tracing::warn!(build = %self.id(), error = %chain(&error), "end the sandboxes of a build");
         }

@@ -125,3 +125,91 @@ pub fn argv(target: &InstanceTarget, port: Option<u16>) -> Vec<String> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use expect_test::{Expect, expect};
+
+    use super::super::sample;
+    use super::*;
+
+    fn check(target: &InstanceTarget, port: Option<u16>, expected: &Expect) {
+        let secret = SecretBytes::new(b"hunter2".to_vec());
+        let secrets = BTreeMap::from([("API_KEY".parse().expect("a name"), secret)]);
+        let Environment { variables, missing } = environment(target, port, &secrets);
+        let mut out = String::new();
+        for (name, value) in variables {
+            out += &format!("{name}={value}\n");
+        }
+        out += &format!("missing {missing:?}\nruns {:?}\n", argv(target, port));
+        expected.assert_eq(&out);
+    }
+
+    #[test]
+    fn a_python_service_sees_what_it_expects_and_only_we_say_who_it_is() {
+        let mut target = sample();
+        target.root = "api".into();
+        for (name, value) in
+            [("LANG", "de_DE.UTF-8"), ("PORT", "1"), ("INSULA_ORG", "victim"), ("API_KEY", "old")]
+        {
+            target.variables.insert(name.parse().expect("a name"), value.into());
+        }
+        target.secrets = ["API_KEY", "GONE"].map(|name| name.parse().expect("a name")).into();
+        check(
+            &target,
+            Some(8080),
+            &expect![[r#"
+            API_KEY=hunter2
+            HOME=/app
+            INSULA_APP=shop
+            INSULA_COMPONENT=web
+            INSULA_DEPLOYMENT=dep_01hf7yat00e40r2081040g2081
+            INSULA_ENVIRONMENT=production
+            INSULA_INSTANCE=ins_01hf7yat00e40r2081040g2081
+            INSULA_ORG=acme
+            INSULA_PROJECT=default
+            INSULA_RELEASE=v3
+            LANG=de_DE.UTF-8
+            PATH=/app/api/.venv/bin:/app/.venv/bin:/.insula/bin:/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin
+            PORT=8080
+            PYTHONUNBUFFERED=1
+            missing [VariableName("GONE")]
+            runs ["/bin/sh", "-c", "python3 app.py"]
+        "#]],
+        );
+    }
+
+    #[test]
+    fn files_are_served_by_us_and_node_finds_its_own_programs() {
+        let mut target = sample();
+        (target.runtime, target.command) = (Runtime::Files, Command::Serve);
+        target.root = "public/../../etc".into();
+        check(
+            &target,
+            Some(8080),
+            &expect![[r#"
+            HOME=/app
+            INSULA_APP=shop
+            INSULA_COMPONENT=web
+            INSULA_DEPLOYMENT=dep_01hf7yat00e40r2081040g2081
+            INSULA_ENVIRONMENT=production
+            INSULA_INSTANCE=ins_01hf7yat00e40r2081040g2081
+            INSULA_ORG=acme
+            INSULA_PROJECT=default
+            INSULA_RELEASE=v3
+            LANG=C.UTF-8
+            PATH=/.insula/bin:/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin
+            PORT=8080
+            missing []
+            runs ["/.insula/insula", "static-server", "--root", "/app/public/etc", "--port", "8080"]
+        "#]],
+        );
+        (target.runtime, target.root) = (Runtime::Node, String::new());
+        target.command = Command::Exec { argv: vec!["node".into(), "$(id)".into()] };
+        let seen = environment(&target, None, &BTreeMap::new()).variables;
+        assert_eq!(seen["NODE_ENV"], "production");
+        assert!(seen["PATH"].starts_with("/app/node_modules/.bin:"));
+        assert!(!seen.contains_key("PORT"));
+        assert_eq!(argv(&target, None), ["node", "$(id)"]);
+    }
+}

@@ -14,7 +14,7 @@ mod task;
 
 pub use environment::{app_dir, defaults};
 pub use life::{Health, Wanted};
-pub use log::shortened;
+pub use log::{drained, shortened};
 pub use record::InstanceRecord;
 pub use spec::OPEN_FILES;
 pub use task::{Assignment, InstanceTask};

@@ -35,7 +35,10 @@ fn an_agent_that_is_killed_or_replaced_leaves_apps_alone() {
         // The first report already says so: nothing leaves the routes in between.
         let report = world.until("report", |_| true).await;
         assert_eq!(report.instances[0].phase.as_str(), "ready");
-        assert_eq!((report.instances[0].endpoint, report.instances[0].restarts), (Some(endpoint), 0));
+        assert_eq!(
+            (report.instances[0].endpoint, report.instances[0].restarts),
+            (Some(endpoint), 0)
+        );
         assert_eq!(world.sandboxes(), sandboxes);
     });
 }
@@ -62,6 +65,7 @@ fn without_a_server_the_last_target_is_obeyed() {
         let fresh = world.endpoint_on_disk().await;
         assert!(get(fresh, "/").await.unwrap().contains("hunter2-hunter2"));
 
+        world.state.report.send_replace(None);
         world.start_server().await;
         assert_eq!(world.until_ready(0).await, fresh);
     });

@@ -9,7 +9,12 @@ use insula_wire::node as wire;
 use super::world::{World, alone, eventually, get};
 
 fn log_of(world: &World) -> wire::LogRequest {
-    wire::LogRequest { stream: 9, build: world.builds[0].id.to_string(), follow: true, ..Default::default() }
+    wire::LogRequest {
+        stream: 9,
+        build: world.builds[0].id.to_string(),
+        follow: true,
+        ..Default::default()
+    }
 }
 
 async fn done(world: &World) -> Artifact {
@@ -91,7 +96,8 @@ fn failures_are_told_apart() {
         slow.time_limit = Millis(500);
         let mut hungry = world.build(3, source, &["exec python3 -c 'x = bytearray(512 << 20)'"]);
         hungry.memory = Bytes::mib(64);
-        let mut large = world.build(4, source, &["head -c 50000000 /dev/zero > big; sync; sleep 1000"]);
+        let mut large =
+            world.build(4, source, &["head -c 50000000 /dev/zero > big; sync; sleep 1000"]);
         large.output_max = Bytes::mib(1);
         let mut packed = world.build(5, source, &["head -c 3000000 /dev/zero > big"]);
         packed.output_max = Bytes::mib(1);
@@ -105,7 +111,10 @@ fn failures_are_told_apart() {
         assert_eq!(failed(&world, 1).await.code, CauseCode::BuildTimeout);
         assert_eq!(failed(&world, 2).await.code, CauseCode::OutOfMemory);
         assert_eq!(failed(&world, 3).await.code, CauseCode::DiskFull);
-        assert!(matches!(failed(&world, 4).await.code, CauseCode::BuildFailed | CauseCode::DiskFull));
+        assert!(matches!(
+            failed(&world, 4).await.code,
+            CauseCode::BuildFailed | CauseCode::DiskFull
+        ));
         let BuildPhase::Done { artifact } = world.until_built(5).await else { panic!() };
         assert_eq!(artifact.built, None);
         assert_eq!(world.sandboxes(), Vec::<String>::new());

@@ -19,6 +19,9 @@ use tokio::task::JoinHandle;
 use tokio_stream::wrappers::{ReceiverStream, UnixListenerStream};
 use tonic::{Request, Response, Status, Streaming};
 
+/// By kind and digest.
+type Blobs = HashMap<(String, String), Vec<u8>>;
+
 /// Survives the server, as a database does.
 #[derive(Debug, Clone)]
 pub struct State {
@@ -27,7 +30,7 @@ pub struct State {
     pub logs: broadcast::Sender<wire::LogChunk>,
     pub requests: broadcast::Sender<Down>,
     pub hellos: watch::Sender<Vec<wire::Hello>>,
-    blobs: Arc<Mutex<HashMap<(String, String), Vec<u8>>>>,
+    blobs: Arc<Mutex<Blobs>>,
 }
 
 impl State {

@@ -106,9 +106,9 @@ fn a_crash_is_restarted_at_once_and_a_loop_backs_off() {
         let id = world.instances[0].id;
         let report = world
             .until("restart", |it| {
-                it.instances.iter().any(|i| {
-                    i.id == id && i.restarts == 1 && i.phase == InstancePhase::Ready
-                })
+                it.instances
+                    .iter()
+                    .any(|i| i.id == id && i.restarts == 1 && i.phase == InstancePhase::Ready)
             })
             .await;
         let crashed = report.instances.iter().find(|it| it.id == id).unwrap();
@@ -158,57 +158,69 @@ fn another_port_is_found_and_loopback_is_named() {
 
 #[test]
 fn a_run_is_over_when_it_ends_and_a_worker_is_ready_when_it_lives() {
-    alone("agent::instance::a_run_is_over_when_it_ends_and_a_worker_is_ready_when_it_lives", async || {
-        let mut world = World::new().await;
-        let source = app(&world);
-        let mut run = world.instance(1, source, "echo out; echo err >&2; exit 4");
-        run.run = Some(RunId::from_parts(Timestamp::from_millis(1), [1; 10]));
-        let mut worker = world.instance(2, source, "exec sleep 1000");
-        worker.kind = insula_model::spec::ComponentKind::Worker;
-        worker.port = None;
-        world.instances.extend([run, worker]);
-        world.send();
-        let over = world.until_phase(0, "finished").await;
-        assert_eq!(over.last_exit.unwrap().exit, Exit::Code { code: 4 });
-        assert_eq!(over.restarts, 0);
-        assert_eq!(world.until_phase(1, "ready").await.endpoint, None);
-        let lines = world.log(world.app_log()).await;
-        assert!(lines.contains(&"out".to_owned()) && lines.contains(&"err".to_owned()), "{lines:?}");
+    alone(
+        "agent::instance::a_run_is_over_when_it_ends_and_a_worker_is_ready_when_it_lives",
+        async || {
+            let mut world = World::new().await;
+            let source = app(&world);
+            let mut run = world.instance(1, source, "echo out; echo err >&2; exit 4");
+            run.run = Some(RunId::from_parts(Timestamp::from_millis(1), [1; 10]));
+            let mut worker = world.instance(2, source, "exec sleep 1000");
+            worker.kind = insula_model::spec::ComponentKind::Worker;
+            worker.port = None;
+            world.instances.extend([run, worker]);
+            world.send();
+            let over = world.until_phase(0, "finished").await;
+            assert_eq!(over.last_exit.unwrap().exit, Exit::Code { code: 4 });
+            assert_eq!(over.restarts, 0);
+            assert_eq!(world.until_phase(1, "ready").await.endpoint, None);
+            let lines = world.log(world.app_log()).await;
+            assert!(
+                lines.contains(&"out".to_owned()) && lines.contains(&"err".to_owned()),
+                "{lines:?}"
+            );
 
-        // Not again, whatever happens to the agent.
-        world.kill_agent();
-        world.start_agent();
-        let over = world.until_phase(0, "finished").await;
-        assert_eq!((over.restarts, over.last_exit.unwrap().exit), (0, Exit::Code { code: 4 }));
-    });
+            // Not again, whatever happens to the agent.
+            world.kill_agent();
+            world.start_agent();
+            let over = world.until_phase(0, "finished").await;
+            assert_eq!((over.restarts, over.last_exit.unwrap().exit), (0, Exit::Code { code: 4 }));
+        },
+    );
 }
 
 #[test]
 fn what_ignores_its_signal_is_killed_and_what_eats_memory_is_told_so() {
-    alone("agent::instance::what_ignores_its_signal_is_killed_and_what_eats_memory_is_told_so", async || {
-        let mut world = World::new().await;
-        let source = app(&world);
-        let mut deaf = world.instance(1, source, "trap '' TERM; while :; do sleep 1; done");
-        deaf.kind = insula_model::spec::ComponentKind::Worker;
-        deaf.port = None;
-        deaf.stop.grace = Millis(300);
-        let mut hungry = world.instance(2, source, "exec python3 -c 'x = bytearray(512 << 20)'");
-        hungry.memory = Bytes::mib(64);
-        world.instances.extend([deaf, hungry]);
-        world.send();
-        world.until_phase(0, "ready").await;
-        let id = world.instances[1].id;
-        let report = world
-            .until("death", |it| it.instances.iter().any(|i| i.id == id && i.last_exit.is_some()))
-            .await;
-        let hungry = report.instances.iter().find(|it| it.id == id).unwrap();
-        assert_eq!(hungry.last_exit.as_ref().unwrap().exit, Exit::OutOfMemory);
+    alone(
+        "agent::instance::what_ignores_its_signal_is_killed_and_what_eats_memory_is_told_so",
+        async || {
+            let mut world = World::new().await;
+            let source = app(&world);
+            let mut deaf = world.instance(1, source, "trap '' TERM; while :; do sleep 1; done");
+            deaf.kind = insula_model::spec::ComponentKind::Worker;
+            deaf.port = None;
+            deaf.stop.grace = Millis(300);
+            let mut hungry =
+                world.instance(2, source, "exec python3 -c 'x = bytearray(512 << 20)'");
+            hungry.memory = Bytes::mib(64);
+            world.instances.extend([deaf, hungry]);
+            world.send();
+            world.until_phase(0, "ready").await;
+            let id = world.instances[1].id;
+            let report = world
+                .until("death", |it| {
+                    it.instances.iter().any(|i| i.id == id && i.last_exit.is_some())
+                })
+                .await;
+            let hungry = report.instances.iter().find(|it| it.id == id).unwrap();
+            assert_eq!(hungry.last_exit.as_ref().unwrap().exit, Exit::OutOfMemory);
 
-        world.instances.clear();
-        world.send();
-        world.until("nothing", |it| it.instances.is_empty()).await;
-        assert_eq!(world.sandboxes(), Vec::<String>::new());
-    });
+            world.instances.clear();
+            world.send();
+            world.until("nothing", |it| it.instances.is_empty()).await;
+            assert_eq!(world.sandboxes(), Vec::<String>::new());
+        },
+    );
 }
 
 #[test]

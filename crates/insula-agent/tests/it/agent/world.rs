@@ -37,20 +37,25 @@ pub fn alone<F: Future<Output = ()>>(name: &str, body: impl FnOnce() -> F) {
         eprintln!("SKIPPED: {name} needs root");
         return;
     }
-    if std::env::var_os(ALONE).is_some() {
+    if let Some(witness) = std::env::var_os(ALONE) {
         let up = Process::new("ip").args(["link", "set", "lo", "up"]).status();
         assert!(up.is_ok_and(|up| up.success()), "needs the package iproute2");
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
-        return runtime.block_on(body());
+        runtime.block_on(body());
+        std::fs::write(witness, "done").unwrap();
+        return;
     }
+    let folder = tempfile::tempdir().unwrap();
+    let witness = folder.path().join("witness");
     let status = Process::new("unshare")
         .arg("--net")
         .arg(std::env::current_exe().unwrap())
         .args(["--exact", name, "--nocapture"])
-        .env(ALONE, "1")
+        .env(ALONE, &witness)
         .status()
         .unwrap();
     assert!(status.success(), "{name} failed in its own network");
+    assert!(witness.exists(), "there is no test called {name}");
 }
 
 /// Our roles as a program, built beside the tests.
@@ -310,7 +315,9 @@ impl World {
         let id = self.builds[number].id;
         let over = |phase: &BuildPhase| !matches!(phase, BuildPhase::Running { .. });
         let report = self
-            .until("build that is over", |it| it.builds.iter().any(|b| b.id == id && over(&b.phase)))
+            .until("build that is over", |it| {
+                it.builds.iter().any(|b| b.id == id && over(&b.phase))
+            })
             .await;
         report.builds.into_iter().find(|build| build.id == id).unwrap().phase
     }
@@ -411,7 +418,8 @@ pub async fn get(address: SocketAddr, path: &str) -> Result<String, std::io::Err
     tokio::task::spawn_blocking(move || {
         let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
         stream.set_read_timeout(Some(PATIENCE))?;
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n")?;
+        let head = format!("GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n");
+        stream.write_all(head.as_bytes())?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer)?;
         Ok(answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_default())
