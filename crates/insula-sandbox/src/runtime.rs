@@ -316,10 +316,18 @@ impl Runtime {
                 .remove()
                 .map_err(|source| ControlError::Group { id: record.id.clone(), source })?;
         }
-        match fs::remove_dir_all(self.dir(&record.id).path()) {
-            Ok(()) => Ok(()),
+        self.remove_folder(&record.id).map_err(failed("remove the folder of", record))
+    }
+
+    /// A sweep must not see half of it: a folder whose record is already gone.
+    fn remove_folder(&self, id: &SandboxId) -> io::Result<()> {
+        let _entering = match lock_run_dir(&self.run_dir, FlockOperation::LockShared) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            lock => lock?,
+        };
+        match fs::remove_dir_all(self.dir(id).path()) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            Err(error) => Err(failed("remove the folder of", record)(error)),
+            done => done,
         }
     }
 
@@ -366,13 +374,11 @@ impl Runtime {
             return self.destroy(&record);
         }
         // Not even a plan: nothing else was made.
-        match fs::remove_dir_all(dir.path()) {
-            Ok(()) => Ok(()),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            Err(source) => {
-                Err(ControlError::Io { what: "remove the folder of", id: id.clone(), source })
-            }
-        }
+        self.remove_folder(id).map_err(|source| ControlError::Io {
+            what: "remove the folder of",
+            id: id.clone(),
+            source,
+        })
     }
 
     /// Stops every process where it is; memory and connections stay.

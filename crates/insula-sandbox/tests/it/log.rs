@@ -18,8 +18,8 @@ fn an_app_that_nobody_reads_goes_on_and_the_loss_is_counted() {
     eventually("it ends by itself", || {
         matches!(bed.runtime.fate(&record).unwrap(), Fate::Ended(_))
     });
-    let log = read_to_end(bed.reader(&bed.runtime.dir(&record.id).out()));
-    assert!(log.ends_with("\nlast\n"), "the newest lines are kept");
+    let outcome = bed.finish(&record);
+    assert!(outcome.out.ends_with("\nlast\n"), "the newest lines are kept");
     let Fate::Ended(exit) = bed.runtime.fate(&record).unwrap() else { panic!("ended") };
     assert_eq!(exit.cause, ExitCause::Exited { code: 5 });
     let kept_max = 2 * 256 * 1024;

@@ -139,6 +139,34 @@ fn a_sweep_lets_the_living_alone() {
 }
 
 #[test]
+fn launches_and_sweeps_do_not_meet() {
+    if !needs_root() {
+        return;
+    }
+    let bed = Bed::new();
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                let swept = bed.runtime.sweep().unwrap();
+                assert!(swept.removed.is_empty() && swept.failed.is_empty(), "{swept:?}");
+            }
+        });
+        let launches = scope.spawn(|| {
+            for number in 0..30 {
+                let spec = bed.spec(&format!("n{number}"), &["true"]);
+                let record = bed.runtime.launch(&spec).unwrap();
+                bed.await_end(&record);
+                bed.runtime.destroy(&record).unwrap();
+            }
+        });
+        let outcome = launches.join();
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+        outcome.unwrap();
+    });
+}
+
+#[test]
 fn a_sandbox_outlives_the_program_that_started_it() {
     if !needs_root() {
         return;
