@@ -181,7 +181,8 @@ impl Runtime {
         probe::report(self.mode, self.layout.as_ref(), tried)
     }
 
-    /// Returns when the init runs; the app follows at once. A failed launch leaves nothing behind.
+    /// Returns when the init runs; the app follows at once. A failed launch leaves nothing behind. What
+    /// the app is told (arguments, environment) is never written to disk.
     pub fn launch(&self, spec: &SandboxSpec) -> Result<Record, LaunchError> {
         spec.check(self.mode)?;
         let id = spec.id.clone();

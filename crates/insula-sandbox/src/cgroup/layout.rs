@@ -13,6 +13,9 @@ use serde::{Deserialize, Serialize};
 use super::{Controller, Group, Version};
 use crate::id::SandboxId;
 
+/// The name of the version 1 hierarchy in which systemd keeps its units.
+const SYSTEMD: &str = "name=systemd";
+
 /// Where each sandbox gets its groups.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Layout {
@@ -138,6 +141,12 @@ fn choose(trees: &[Tree]) -> Result<Vec<(Group, &Tree)>, LayoutError> {
             }
         }
     }
+    // Without version 2 systemd knows the processes of a unit by this tree, which controls nothing;
+    // what stayed in ours would end with the service.
+    if let (None, Some(tree)) = (two, trees.iter().find(|tree| has(tree, SYSTEMD))) {
+        let path = tree.mount.clone();
+        chosen.push((Group { version: Version::V1, controllers: vec![], path }, tree));
+    }
     Ok(chosen)
 }
 
@@ -245,7 +254,8 @@ mod tests {
         assert_eq!(
             chosen(V1, "", ""),
             "v1 [memory] /sys/fs/cgroup/memory; v1 [cpu cpuacct] /sys/fs/cgroup/cpu,cpuacct; \
-             v1 [pids] /sys/fs/cgroup/pids; v1 [freezer] /sys/fs/cgroup/freezer"
+             v1 [pids] /sys/fs/cgroup/pids; v1 [freezer] /sys/fs/cgroup/freezer; \
+             v1 [] /sys/fs/cgroup/systemd"
         );
     }
 
