@@ -53,7 +53,12 @@ impl One<'_> {
         let view = cx.view;
         let folder = view.at(&root);
         let kind = self.kind(folder);
-        self.refuse_keys(cx, kind);
+        if self.written.kind.is_some() || !self.written.lines.contains_key("kind") {
+            self.refuse_keys(cx, kind);
+        }
+        if self.written.is_unclear() {
+            return None;
+        }
         let mut spec = ComponentSpec::of_kind(kind);
         self.written.apply(&mut spec);
         spec.root.clone_from(&root);

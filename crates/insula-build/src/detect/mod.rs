@@ -20,13 +20,15 @@ use insula_model::build::{BuildPlan, BuildStep};
 use insula_model::spec::{AppSpec, ComponentKind, ComponentSpec, RouteSpec, Runtime};
 use insula_model::{AppName, Bytes, ComponentName};
 
-use crate::problem::{PROBLEMS_MAX, Problem, Problems};
+use crate::problem::{Problem, Problems};
 use crate::procfile::PROCFILE;
 use crate::source::{Folder, SourceView, Text, WANTED_LEN_MAX};
 use crate::spec_file::SPEC_FILE;
 
 /// What is found without a description has one component, with the name that Heroku taught.
 const WEB: &str = "web";
+/// Beyond this the source is hostile, and looking on would only cost.
+const PROBLEMS_COLLECTED_MAX: usize = 500;
 /// Warnings are read by people.
 const WARNINGS_MAX: usize = 50;
 
@@ -48,6 +50,8 @@ pub fn detect(view: &SourceView) -> Result<Detected, Problems> {
     }
     let mut cx = Cx::new(view);
     let spec = describe(&mut cx);
+    // In the order of the lines, as people go through a file.
+    cx.problems.sort_by(|a, b| (&a.file, a.line).cmp(&(&b.file, b.line)));
     Problems::check(cx.problems)?;
     // Without a problem there is a spec; this says so to the compiler, and to people if it is not.
     let spec = spec.ok_or_else(|| Problem::new("nothing to run was found"))?;
@@ -63,16 +67,18 @@ pub fn detect(view: &SourceView) -> Result<Detected, Problems> {
 fn describe(cx: &mut Cx<'_>) -> Option<AppSpec> {
     let top = cx.view.at("");
     let written = match cx.required_text(top, SPEC_FILE) {
-        Some(text) => match crate::spec_file::parse(text) {
-            Ok(file) => Some(file),
-            Err(problems) => {
-                cx.problems.extend(problems.into_vec());
-                return None;
-            }
-        },
+        Some(text) => {
+            let (file, problems) = crate::spec_file::parse(text);
+            cx.problems = problems;
+            Some(file)
+        }
         None if top.has(SPEC_FILE) => return None,
         None => None,
     };
+    // What is missing may only be missing because it could not be read.
+    if !cx.problems.is_empty() && written.as_ref().is_some_and(|file| file.components.is_empty()) {
+        return None;
+    }
     foreign::warn(cx, top);
     let app = written.as_ref().and_then(|file| file.app.clone());
     let components = match written {
@@ -150,7 +156,7 @@ impl<'a> Cx<'a> {
     }
 
     fn refuse(&mut self, problem: Problem) {
-        if self.problems.len() <= PROBLEMS_MAX && !self.problems.contains(&problem) {
+        if self.problems.len() <= PROBLEMS_COLLECTED_MAX && !self.problems.contains(&problem) {
             self.problems.push(problem);
         }
     }

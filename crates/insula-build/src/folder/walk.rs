@@ -187,7 +187,12 @@ fn unreadable(top: &Path, error: &ignore::Error) -> Problem {
             _ => break,
         }
     }
-    let problem = Problem::new(format!("this cannot be read: {at}")).fix(FIX_UNREADABLE);
+    let why = match at.io_error() {
+        // Its text would show where the folder is on this machine.
+        Some(error) => error.kind().to_string(),
+        None => at.to_string(),
+    };
+    let problem = Problem::new(format!("this cannot be read: {why}")).fix(FIX_UNREADABLE);
     match file {
         Some(file) => problem.in_file(&file),
         None => problem,

@@ -86,6 +86,17 @@ pub struct Health {
 }
 
 impl Component {
+    /// Whether what decides how the component runs could not be read, so that nothing more should
+    /// be said of it.
+    pub fn is_unclear(&self) -> bool {
+        let unread = |key: &str, read: bool| self.lines.contains_key(key) && !read;
+        unread("kind", self.kind.is_some())
+            || unread("build", self.runtime.is_some())
+            || unread("run", self.run.is_some())
+            || unread("root", self.root.is_some())
+            || unread("image", false)
+    }
+
     /// Puts what was written over the defaults. Kind, runtime, command, root and routes are
     /// decided elsewhere: they depend on the source and on the other components.
     pub fn apply(&self, spec: &mut ComponentSpec) {
@@ -153,7 +164,13 @@ fn read_key(reader: &mut Reader, c: &mut Component, name: &str, entry: &Entry<'_
             c.memory = reader.size(entry, l::MEMORY_MIN, l::MEMORY_MAX, "memory = \"256MiB\"");
         }
         "pids" => {
-            c.pids = reader.whole(entry, l::PIDS_MIN, l::PIDS_MAX, "processes", "pids = 100");
+            c.pids = reader.whole(
+                entry,
+                l::PIDS_MIN,
+                l::PIDS_MAX,
+                "a number of processes",
+                "pids = 100",
+            );
         }
         "disk" => c.disk = reader.size(entry, l::DISK_MIN, l::DISK_MAX, "disk = \"128MiB\""),
         "routes" => c.routes = read_routes(reader, entry),
@@ -205,7 +222,16 @@ fn read_build(reader: &mut Reader, entry: &Entry<'_>) -> Option<Runtime> {
             "write `build = { runtime = \"python\" }` or \"node\", or leave `build` out",
         );
     }
-    let entry = table.entry(reader, "runtime")?;
+    let Some(entry) = table.entry(reader, "runtime") else {
+        if table.entry(reader, "dockerfile").is_none() {
+            reader.refuse(
+                entry,
+                "this says nothing about the build",
+                "name a runtime, or leave it out",
+            );
+        }
+        return None;
+    };
     one_of(reader, &entry, Runtime::ALL, Runtime::as_str)
 }
 
@@ -249,7 +275,7 @@ pub(crate) fn normal_root(text: &str) -> Option<String> {
 }
 
 fn read_instances(reader: &mut Reader, entry: &Entry<'_>) -> Option<u32> {
-    reader.whole(entry, 1, l::INSTANCES_MAX, "instances", "instances = 2")
+    reader.whole(entry, 1, l::INSTANCES_MAX, "a number of instances", "instances = 2")
 }
 
 fn read_cpu(reader: &mut Reader, entry: &Entry<'_>) -> Option<MilliCpu> {
@@ -381,7 +407,13 @@ fn read_liveness(reader: &mut Reader, entry: &Entry<'_>) -> Option<LivenessSpec>
     let table = reader.table(entry, &known, EXAMPLE)?;
     let (interval, timeout) = probe_times(reader, &table);
     let failures = table.entry(reader, "failures").and_then(|entry| {
-        reader.whole(&entry, 1, LIVENESS_FAILURES_MAX, "failures in a row", "failures = 3")
+        reader.whole(
+            &entry,
+            1,
+            LIVENESS_FAILURES_MAX,
+            "a number of failures in a row",
+            "failures = 3",
+        )
     });
     if table.entry(reader, "path").is_none() {
         reader.refuse(entry, "a liveness probe has no path", EXAMPLE_LIVENESS_FIX);

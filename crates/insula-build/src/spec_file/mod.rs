@@ -18,7 +18,7 @@ pub use component::{Component, Health, Route};
 pub use reader::SPEC_FILE;
 use reader::{Reader, Section};
 
-use crate::problem::{Problem, Problems};
+use crate::problem::Problem;
 
 /// The only version of the file there is.
 const SCHEMA: u32 = 1;
@@ -30,25 +30,28 @@ pub struct SpecFile {
     pub components: BTreeMap<ComponentName, Component>,
 }
 
-pub fn parse(text: &str) -> Result<SpecFile, Problems> {
+/// What could be read of the file, and every mistake in the rest. A key that is listed in
+/// `Component::lines` and has no value is among the mistakes.
+pub fn parse(text: &str) -> (SpecFile, Vec<Problem>) {
     let mut reader = Reader::new(text);
-    let document = Document::parse(text).map_err(|error| {
-        let line = reader.line(error.span());
-        let message = format!("not TOML: {}", error.message());
-        Problem::new(message).in_file(SPEC_FILE).at_line(line).fix("correct the line")
-    })?;
-    let file = read(&mut reader, &Section::top(document.as_table()));
-    let mut problems = reader.problems;
-    problems.sort_by_key(|problem| problem.line);
-    Problems::check(problems)?;
-    Ok(file)
+    let file = match Document::parse(text) {
+        Ok(document) => read(&mut reader, &Section::top(document.as_table())),
+        Err(error) => {
+            let line = reader.line(error.span());
+            let problem = Problem::new(format!("not TOML: {}", error.message()));
+            reader.problems =
+                vec![problem.in_file(SPEC_FILE).at_line(line).fix("correct the line")];
+            SpecFile::default()
+        }
+    };
+    (file, reader.problems)
 }
 
 fn read(reader: &mut Reader, top: &Section<'_>) -> SpecFile {
     let mut file = SpecFile::default();
     reader.only(top, TOP_KEYS);
     if let Some(entry) = top.entry(reader, "schema") {
-        reader.whole(&entry, SCHEMA, SCHEMA, "the file's format, which can only be", "schema = 1");
+        reader.whole(&entry, SCHEMA, SCHEMA, "the version of this format", "schema = 1");
     }
     if let Some(entry) = top.entry(reader, "app") {
         file.app = reader.parsed(&entry, "app = \"shop\"");

@@ -205,7 +205,7 @@ impl Reader {
         entry: &Entry<'_>,
         min: u32,
         max: u32,
-        unit: &str,
+        what: &str,
         example: &str,
     ) -> Option<u32> {
         let Some(value) = entry.item.as_integer() else {
@@ -216,7 +216,11 @@ impl Reader {
             Ok(value) if (min..=max).contains(&value) => Some(value),
             Ok(_) | Err(_) => {
                 let message = format!("{value} is not possible");
-                let fix = format!("write a whole number of {unit} from {min} to {max}");
+                let fix = if min == max {
+                    format!("write {what}, `{example}`")
+                } else {
+                    format!("write {what} from {min} to {max}")
+                };
                 self.refuse(entry, message, &fix);
                 None
             }
