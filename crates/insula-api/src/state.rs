@@ -13,7 +13,6 @@ use insula_kit::shutdown::Shutdown;
 use insula_link::Hub;
 use insula_model::app::App;
 use insula_model::{HostName, Timestamp, TokenId};
-use insula_plan::{Plan, World};
 use insula_store::Store;
 use insula_wire::problem::Code;
 use tokio::sync::watch;
@@ -40,7 +39,7 @@ pub struct ApiConfig {
 }
 
 /// What the control plane saw and decided last: what `why` and `routes` are answered from.
-pub type View = watch::Receiver<Arc<(World, Plan)>>;
+pub type View = watch::Receiver<insula_plan::View>;
 
 /// What the API works with.
 #[derive(Debug, Clone)]

@@ -51,7 +51,7 @@ pub enum ControlError {
 pub async fn run(
     cx: Cx,
     inbound: mpsc::Receiver<Inbound>,
-    view: watch::Sender<Option<View>>,
+    view: watch::Sender<View>,
     shutdown: Shutdown,
 ) -> Result<(), ControlError> {
     let keeping = tokio::spawn(housekeeping::run(cx.clone(), shutdown.clone()));

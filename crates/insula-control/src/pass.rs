@@ -59,7 +59,7 @@ impl Loop {
     pub(crate) async fn run(
         mut self,
         mut inbound: mpsc::Receiver<Inbound>,
-        view: watch::Sender<Option<View>>,
+        view: watch::Sender<View>,
         shutdown: Shutdown,
     ) -> Result<(), ControlError> {
         let mut head = self.cx.store.head();
@@ -85,7 +85,7 @@ impl Loop {
             head.mark_unchanged();
             let plan = self.passes().await;
             next = plan.next;
-            view.send_replace(Some(View { world: Arc::clone(&self.world), plan: Arc::new(plan) }));
+            view.send_replace(Arc::new((Arc::clone(&self.world), Arc::new(plan))));
         }
     }
 

@@ -19,13 +19,18 @@ pub mod world;
 pub use action::{Action, Plan, Wait};
 pub use world::{Edge, World};
 
-use insula_model::Timestamp;
+use std::sync::Arc;
+
+use insula_model::{HostName, Timestamp};
 
 /// What was seen and decided last, for whoever asks why.
-#[derive(Debug, Clone)]
-pub struct View {
-    pub world: std::sync::Arc<World>,
-    pub plan: std::sync::Arc<Plan>,
+pub type View = Arc<(Arc<World>, Arc<Plan>)>;
+
+/// A view of nothing, before the first pass.
+pub fn blank(suffix: HostName) -> View {
+    let world = World::new(suffix);
+    let nothing = Plan::new(placement::Room::of(&world));
+    Arc::new((Arc::new(world), Arc::new(nothing)))
 }
 
 /// What to do next, and why the rest waits.

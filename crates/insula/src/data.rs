@@ -62,10 +62,10 @@ impl Data {
         self.root.join("gateway")
     }
     pub fn node_socket(&self) -> PathBuf {
-        self.root.join("run/server.sock")
+        self.root.join("sock/server.sock")
     }
     pub fn edge_socket(&self) -> PathBuf {
-        self.root.join("run/edge.sock")
+        self.root.join("sock/edge.sock")
     }
 
     /// Keeps what two data folders make in one kernel apart: six characters of the path's digest.
@@ -78,7 +78,7 @@ impl Data {
     pub fn prepare(&self) -> anyhow::Result<()> {
         folder(&self.root, PASSAGE)?;
         self.check_format()?;
-        folder(&self.root.join("run"), PASSAGE)?;
+        folder(&self.root.join("sock"), PASSAGE)?;
         folder(&self.gateway(), PRIVATE)?;
         for private in ["server", "agent", "logs", "log"] {
             folder(&self.root.join(private), PRIVATE)?;

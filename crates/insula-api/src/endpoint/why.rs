@@ -1,9 +1,7 @@
 //! Why something is as it is: what was decided of it, and what stands in the way.
 
-use std::sync::Arc;
-
 use insula_model::{AppId, DeploymentId, InstanceId, RunId};
-use insula_plan::{Plan, World, why};
+use insula_plan::why;
 use insula_store::{instances, runs};
 use insula_wire::rest::why::Why;
 
@@ -27,7 +25,7 @@ async fn explain(cx: Cx) -> Result<Reply, ApiError> {
         .query("subject")?
         .ok_or_else(|| ApiError::query("subject", "say what is to be explained, by id"))?;
     let org = cx.org_id()?;
-    let view: Arc<(World, Plan)> = cx.api.state.view.borrow().clone();
+    let view = cx.api.state.view.borrow().clone();
     let asked = subject.clone();
     // The store decides what the org may know of; the plan says why.
     let reasons = cx

@@ -17,7 +17,7 @@ use insula_kit::shutdown::{Cause, Shutdown};
 use insula_kit::token::Token as TokenText;
 use insula_link::Hub;
 use insula_model::tenancy::Role;
-use insula_plan::{World, plan};
+
 use insula_store::{Store, StoreConfig};
 use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
@@ -34,9 +34,9 @@ pub struct Stage {
     pub blobs: Blobs,
     pub clock: TestClock,
     pub master: Arc<Keyring>,
-    pub view: watch::Sender<Arc<(World, insula_plan::Plan)>>,
+    pub view: watch::Sender<insula_plan::View>,
     shutdown: Shutdown,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 impl Drop for Stage {
@@ -113,6 +113,10 @@ impl With {
 }
 
 impl Stage {
+    pub fn folder(&self) -> &std::path::Path {
+        self.folder.path()
+    }
+
     pub async fn open() -> Self {
         Self::open_with(|_| ()).await
     }
@@ -128,9 +132,7 @@ impl Stage {
         let operator = TokenText::generate("inso", &*random).expose().to_owned();
         let first = Bootstrap::usual().unwrap();
         bootstrap(&store, &clock, &*random, &operator, first).await.unwrap();
-        let world = World::new("localhost".parse().unwrap());
-        let planned = plan(&world, insula_model::Timestamp::from_millis(NOW_MS));
-        let (view, seen) = watch::channel(Arc::new((world, planned)));
+        let (view, seen) = watch::channel(insula_plan::blank("localhost".parse().unwrap()));
         let master = Arc::new(Keyring::new(Key::generate(&*random)));
         let mut config = ApiConfig {
             suffix: "localhost".parse().unwrap(),
@@ -155,7 +157,7 @@ impl Stage {
         let address = listener.local_addr().unwrap();
         let shutdown = Shutdown::new();
         tokio::spawn(serve(config, state, listener, shutdown.clone()));
-        Self { address, operator, store, blobs, clock, master, view, shutdown, _folder: folder }
+        Self { address, operator, store, blobs, clock, master, view, shutdown, folder }
     }
 
     pub async fn send(&self, method: &str, path: &str, with: With) -> Answer {

@@ -8,7 +8,7 @@ use crate::data::Data;
 /// An S3 is chosen by naming its bucket. The keys come from the environment alone, where a list of
 /// processes does not show them.
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub struct BlobArgs {
     /// Keep blobs in this S3 bucket instead of the data folder
     #[arg(long, env = "INSULA_S3_BUCKET", value_name = "BUCKET")]
     s3_bucket: Option<String>,
@@ -24,7 +24,7 @@ pub struct Args {
 const ACCESS_KEY: &str = "INSULA_S3_ACCESS_KEY";
 const SECRET_KEY: &str = "INSULA_S3_SECRET_KEY";
 
-impl Args {
+impl BlobArgs {
     pub fn config(self, data: &Data) -> anyhow::Result<BlobConfig> {
         let Some(bucket) = self.s3_bucket else {
             return Ok(BlobConfig::Directory { path: data.blobs() });

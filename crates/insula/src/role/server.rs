@@ -50,7 +50,7 @@ pub struct Args {
     #[arg(long, default_value = "localhost", value_name = "SUFFIX")]
     domain: HostName,
     #[command(flatten)]
-    blobs: super::blobs::Args,
+    blobs: super::blobs::BlobArgs,
     /// How to log
     #[arg(long, value_enum, default_value = "auto")]
     log_format: LogFormatArg,
@@ -75,7 +75,7 @@ async fn run_server(args: Args, shutdown: Shutdown) -> anyhow::Result<()> {
     let blobs = Blobs::open(args.blobs.config(&data)?).context("open the blob store")?;
     blobs.probe().await.context("ask the blob store")?;
     let (hub, inbound) = Hub::new();
-    let (view, seen) = watch::channel(None);
+    let (view, seen) = watch::channel(insula_plan::blank(args.domain.clone()));
     let operator = operator(&data, args.api, random.as_ref())?;
     insula_api::bootstrap(&store, clock.as_ref(), random.as_ref(), &operator, Bootstrap::usual()?)
         .await
@@ -91,6 +91,7 @@ async fn run_server(args: Args, shutdown: Shutdown) -> anyhow::Result<()> {
         edge_scheme: "http",
         edge_port: (args.edge.port() != HTTP_PORT).then_some(args.edge.port()),
         development: !root,
+        spool: data.root().join("server/spool"),
         version: env!("CARGO_PKG_VERSION").to_owned(),
     };
     let state = ApiState {
@@ -112,7 +113,7 @@ async fn run_server(args: Args, shutdown: Shutdown) -> anyhow::Result<()> {
         keys,
         suffix: args.domain,
     };
-    let asked = |shutdown: Shutdown| async move { drop(shutdown.requested().await) };
+    let asked = |shutdown: Shutdown| async move { _ = shutdown.requested().await };
     let lent = Arc::new(NodeBlobs(blobs));
     let control = tokio::spawn(insula_control::run(cx, inbound, view, shutdown.clone()));
     let nodes = tokio::spawn(serve::nodes(hub.clone(), lent, nodes, asked(shutdown.clone())));
