@@ -364,15 +364,11 @@ impl Root<'_> {
                 (name(upper), name(work))
             }
         };
-        let user = match self.mode {
-            Mode::Root => "",
-            Mode::User => ",userxattr",
-        };
         steps.push(Step::Overlay {
             target: path(&app),
             options: text(&format!(
-                "lowerdir={lower},upperdir={stage}/{upper},workdir={stage}/{work}{user}{}",
-                if self.owners_mapped() { "" } else { ",metacopy=on" }
+                "lowerdir={lower},upperdir={stage}/{upper},workdir={stage}/{work},index=off{}",
+                self.overlay_options()
             )),
         });
         if !self.owners_mapped() {
@@ -384,6 +380,17 @@ impl Root<'_> {
         }
         steps.push(Step::Leave { path: text(&stage) });
         steps.push(Step::RemoveDir { path: text(STAGE) });
+    }
+
+    /// Said in full, for the defaults are the kernel builder's. A layer that is kept must hold whole
+    /// files and folders, never a reference to what another layer had under that name.
+    fn overlay_options(&self) -> &'static str {
+        match (self.mode, &self.spec.app.upper) {
+            (Mode::User, _) => ",redirect_dir=nofollow,userxattr",
+            // All files change their owner; without their contents that costs little.
+            (Mode::Root, Upper::Memory { .. }) if !self.owners_mapped() => ",metacopy=on",
+            (Mode::Root, _) => ",redirect_dir=nofollow,metacopy=off",
+        }
     }
 
     fn owners_mapped(&self) -> bool {
@@ -549,7 +556,7 @@ mount memory at .insula/stage/upper
 make the folder .insula/stage/upper/upper
 make the folder .insula/stage/upper/work
 mount the layers (lowerdir=.insula/stage/0:.insula/stage/1,\
-upperdir=.insula/stage/upper/upper,workdir=.insula/stage/upper/work) at app
+upperdir=.insula/stage/upper/upper,workdir=.insula/stage/upper/work,index=off,redirect_dir=nofollow,metacopy=off) at app
 unmount .insula/stage/0
 unmount .insula/stage/1
 unmount .insula/stage/upper
@@ -572,6 +579,16 @@ make the root read-only
         let pivot = steps.iter().position(|step| *step == Step::Pivot).unwrap();
         assert!(place < pivot);
         assert!(story(&steps).contains("metacopy=on"));
+        let kept = SandboxSpec {
+            app: AppLayer {
+                upper: Upper::Directory { upper: "/b/upper".into(), work: "/b/work".into() },
+                ..spec().app
+            },
+            ..spec()
+        };
+        let prepared = Prepared { upper: Some(2), binds: vec![3], ..prepared };
+        let story = story(&self::steps(&kept, Mode::Root, &prepared));
+        assert!(story.contains("metacopy=off"), "what is kept holds its contents: {story}");
     }
 
     #[test]

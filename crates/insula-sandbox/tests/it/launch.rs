@@ -198,13 +198,13 @@ fn a_build_leaves_its_product_on_disk() {
         return;
     }
     let bed = Bed::new();
-    let source = bed.artifact(&[("in.txt", "source")]);
+    let source = bed.artifact(&[("in.txt", "source"), ("old/data", "moved along")]);
     let (upper, work) = (bed.dir.path().join("b/upper"), bed.dir.path().join("b/work"));
     let cache = bed.dir.path().join("cache");
     for folder in [&upper, &work, &cache] {
         fs::create_dir_all(folder).unwrap();
     }
-    let mut spec = bed.shell("test", "cp in.txt out.txt && echo kept > /cache/x && ls -l /cache");
+    let mut spec = bed.shell("test", "cp in.txt out.txt && mv old new && echo kept > /cache/x");
     spec.app.lower = vec![source];
     spec.app.upper = Upper::Directory { upper: upper.clone(), work };
     spec.binds = vec![insula_sandbox::Bind {
@@ -216,6 +216,8 @@ fn a_build_leaves_its_product_on_disk() {
     assert_eq!(outcome.code(), Some(0), "{}", outcome.err);
     assert_eq!(fs::read_to_string(upper.join("out.txt")).unwrap(), "source");
     assert_eq!(fs::read_to_string(cache.join("x")).unwrap(), "kept\n");
+    let moved = fs::read_to_string(upper.join("new/data")).unwrap();
+    assert_eq!(moved, "moved along", "a layer that is kept refers to no other");
     assert_eq!(fs::metadata(upper.join("out.txt")).unwrap().uid(), 0, "owned as on any disk");
     // Another sandbox with other host ids takes both over.
     let mut next = bed.shell("next", "cat out.txt /cache/x && echo more >> /cache/x && rm out.txt");
