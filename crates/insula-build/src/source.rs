@@ -127,7 +127,7 @@ impl SourceView {
         if let Some(text) = self.texts.get(path) {
             Text::Read(text)
         } else if self.unreadable.contains(path) {
-            Text::NotText
+            Text::Binary
         } else {
             match self.files.get(path) {
                 None => Text::Absent,
@@ -147,7 +147,8 @@ impl SourceView {
 pub(crate) enum Text<'a> {
     Read(&'a str),
     Absent,
-    NotText,
+    /// Not UTF-8.
+    Binary,
     TooLarge(u64),
     /// It is listed, but whoever made the view did not hand it in (a link, or too deep).
     NotRead,
@@ -185,7 +186,7 @@ impl<'a> Folder<'a> {
     pub fn read(self, name: &str) -> Option<&'a str> {
         match self.text(name) {
             Text::Read(text) => Some(text),
-            Text::Absent | Text::NotText | Text::TooLarge(_) | Text::NotRead => None,
+            Text::Absent | Text::Binary | Text::TooLarge(_) | Text::NotRead => None,
         }
     }
 

@@ -162,10 +162,10 @@ fn plain(name: &[u8]) -> Result<Option<String>, ArchiveError> {
     if text.contains('\\') {
         return Err(ArchiveError::Backslash { path: shown(name) });
     }
-    if let [letter, b':', ..] = text.as_bytes() {
-        if letter.is_ascii_alphabetic() {
-            return Err(ArchiveError::Drive { path: shown(name) });
-        }
+    if let [letter, b':', ..] = text.as_bytes()
+        && letter.is_ascii_alphabetic()
+    {
+        return Err(ArchiveError::Drive { path: shown(name) });
     }
     while let Some(rest) = text.strip_prefix("./") {
         text = rest;

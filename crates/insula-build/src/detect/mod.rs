@@ -68,7 +68,7 @@ fn describe(cx: &mut Cx<'_>) -> Option<AppSpec> {
     let top = cx.view.at("");
     let written = match cx.required_text(top, SPEC_FILE) {
         Some(text) => {
-            let (file, problems) = crate::spec_file::parse(text);
+            let (file, problems) = crate::spec_file::parse_what_is_right(text);
             cx.problems = problems;
             Some(file)
         }
@@ -166,7 +166,7 @@ impl<'a> Cx<'a> {
         let problem = match folder.text(name) {
             Text::Read(text) => return Some(text),
             Text::Absent => return None,
-            Text::NotText => Problem::new("this is not UTF-8 text").fix("save it as UTF-8"),
+            Text::Binary => Problem::new("this is not UTF-8 text").fix("save it as UTF-8"),
             Text::TooLarge(size) => {
                 let message =
                     format!("{} is more than the {WANTED_LEN_MAX} it may have", Bytes(size));

@@ -52,20 +52,20 @@ pub fn guess(cx: &mut Cx<'_>, folder: Folder<'_>) -> Option<Guess> {
     let package = package(cx, folder)?;
     let root = folder.root().to_owned();
     let start = start_of(folder, &package);
-    if start.as_deref().is_none_or(is_development) {
-        if let Some(output) = site_output(&package) {
-            cx.warn(format!(
-                "this is taken for a static site: it is built, and `{output}` is served; paths that \
-                 are no files answer 404"
-            ));
-            return Some(Guess {
-                kind: ComponentKind::Static,
-                runtime: Runtime::Files,
-                run: None,
-                root: folder.path(output),
-                installs: Some((Runtime::Node, root)),
-            });
-        }
+    if start.as_deref().is_none_or(is_development)
+        && let Some(output) = site_output(&package)
+    {
+        cx.warn(format!(
+            "this is taken for a static site: it is built, and `{output}` is served; paths that are \
+             no files answer 404"
+        ));
+        return Some(Guess {
+            kind: ComponentKind::Static,
+            runtime: Runtime::Files,
+            run: None,
+            root: folder.path(output),
+            installs: Some((Runtime::Node, root)),
+        });
     }
     let run = match start {
         Some(run) => run,

@@ -58,15 +58,15 @@ pub fn start(cx: &mut Cx<'_>, folder: Folder<'_>) -> Option<String> {
 fn django(cx: &mut Cx<'_>, folder: Folder<'_>, packages: &BTreeSet<String>) -> String {
     cx.warn("Django: `migrate` and `collectstatic` are not run yet; run them by hand for now");
     let module = |file: &str| folder.folders_with(file).into_iter().find(|f| is_module(f));
-    if packages.contains("gunicorn") {
-        if let Some(project) = module("wsgi.py") {
-            return format!("gunicorn --bind 0.0.0.0:$PORT {project}.wsgi");
-        }
+    if packages.contains("gunicorn")
+        && let Some(project) = module("wsgi.py")
+    {
+        return format!("gunicorn --bind 0.0.0.0:$PORT {project}.wsgi");
     }
-    if packages.contains("uvicorn") {
-        if let Some(project) = module("asgi.py") {
-            return format!("uvicorn --host 0.0.0.0 --port $PORT {project}.asgi:application");
-        }
+    if packages.contains("uvicorn")
+        && let Some(project) = module("asgi.py")
+    {
+        return format!("uvicorn --host 0.0.0.0 --port $PORT {project}.asgi:application");
     }
     cx.warn("this runs Django's development server; add gunicorn to the requirements");
     "python3 manage.py runserver --noreload 0.0.0.0:$PORT".into()

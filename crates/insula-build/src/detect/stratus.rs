@@ -15,7 +15,7 @@ pub fn guess(cx: &mut Cx<'_>, top: Folder<'_>) -> Option<Guess> {
     let begins = match top.text(SCRIPT) {
         Text::Read(text) => text,
         // A script need not be text that we understand; its first line is for the kernel.
-        Text::Absent | Text::NotText | Text::TooLarge(_) | Text::NotRead => "#!",
+        Text::Absent | Text::Binary | Text::TooLarge(_) | Text::NotRead => "#!",
     };
     if begins.lines().next().is_some_and(|line| line.starts_with("#!") && begins.contains("\r\n")) {
         cx.warn(format!(

@@ -18,7 +18,7 @@ pub use component::{Component, Health, Route};
 pub use reader::SPEC_FILE;
 use reader::{Reader, Section};
 
-use crate::problem::Problem;
+use crate::problem::{Problem, Problems};
 
 /// The only version of the file there is.
 const SCHEMA: u32 = 1;
@@ -30,9 +30,17 @@ pub struct SpecFile {
     pub components: BTreeMap<ComponentName, Component>,
 }
 
+/// The file alone, for callers that only want to know what stands in it.
+pub fn parse(text: &str) -> Result<SpecFile, Problems> {
+    let (file, mut problems) = parse_what_is_right(text);
+    problems.sort_by_key(|problem| problem.line);
+    Problems::check(problems)?;
+    Ok(file)
+}
+
 /// What could be read of the file, and every mistake in the rest. A key that is listed in
 /// `Component::lines` and has no value is among the mistakes.
-pub fn parse(text: &str) -> (SpecFile, Vec<Problem>) {
+pub(crate) fn parse_what_is_right(text: &str) -> (SpecFile, Vec<Problem>) {
     let mut reader = Reader::new(text);
     let file = match Document::parse(text) {
         Ok(document) => read(&mut reader, &Section::top(document.as_table())),

@@ -257,7 +257,7 @@ fn only_some_of_many_problems_are_shown() {
 #[test]
 fn what_cannot_be_read_is_named() {
     let top = make(&[("open", ""), ("closed", ""), ("folder/in", "")]);
-    let no_one = fs::Permissions::from_mode(0);
+    let no_one = fs::Permissions::from_mode(0o000);
     fs::set_permissions(top.path(), fs::Permissions::from_mode(0o755)).unwrap();
     fs::set_permissions(top.path().join("closed"), no_one.clone()).unwrap();
     fs::set_permissions(top.path().join("folder"), no_one).unwrap();
