@@ -5,7 +5,7 @@
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
-use insula_sandbox::{ControlError, ExitCause, Fate, Mode, Signal, SpecError};
+use insula_sandbox::{Bind, ControlError, ExitCause, Fate, Mode, Signal, SpecError, Upper};
 
 use crate::bed::{Bed, needs_python, read_line, skip};
 
@@ -62,6 +62,30 @@ fn an_app_runs_without_root() {
     assert_eq!(outcome.code(), Some(4));
     assert_eq!(std::fs::read_to_string(artifact.join("sub/data")).unwrap(), "old");
     assert_eq!(bed.remains(), Vec::<String>::new());
+}
+
+#[test]
+fn a_build_leaves_its_product_without_root() {
+    if !as_ordinary_user("user::a_build_leaves_its_product_without_root") {
+        return;
+    }
+    let bed = Bed::in_mode(Mode::User);
+    let source = bed.artifact(&[("in.txt", "source"), ("old/data", "moved along")]);
+    let (upper, work) = (bed.dir.path().join("b/upper"), bed.dir.path().join("b/work"));
+    let cache = bed.dir.path().join("cache");
+    for folder in [&upper, &work, &cache] {
+        std::fs::create_dir_all(folder).unwrap();
+    }
+    let mut spec =
+        bed.shell("test", "cp in.txt out.txt && mv old new && rm in.txt && echo kept > /cache/x");
+    spec.app.lower = vec![source];
+    spec.app.upper = Upper::Directory { upper: upper.clone(), work };
+    spec.binds = vec![Bind { source: cache.clone(), target: "/cache".into(), read_only: false }];
+    let outcome = bed.run(&spec);
+    assert_eq!(outcome.code(), Some(0), "{}", outcome.err);
+    assert_eq!(std::fs::read_to_string(upper.join("out.txt")).unwrap(), "source");
+    assert_eq!(std::fs::read_to_string(upper.join("new/data")).unwrap(), "moved along");
+    assert_eq!(std::fs::read_to_string(cache.join("x")).unwrap(), "kept\n");
 }
 
 #[test]
