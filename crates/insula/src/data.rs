@@ -80,7 +80,7 @@ impl Data {
         self.check_format()?;
         folder(&self.root.join("sock"), PASSAGE)?;
         folder(&self.gateway(), PRIVATE)?;
-        for private in ["server", "agent", "logs", "log"] {
+        for private in ["server", "server/spool", "agent", "logs", "log"] {
             folder(&self.root.join(private), PRIVATE)?;
         }
         Ok(())

@@ -33,6 +33,9 @@ const INHERITED: &[&str] = &[
     "NPM_CONFIG_CAFILE",
 ];
 
+/// What every sandbox shows of the host anyway.
+const SHOWN: &[&str] = &["/usr", "/etc/ssl/certs"];
+
 /// Files with such settings on the host, shown to builds if they are there.
 const FILES: &[&str] = &["/etc/pip.conf", "/etc/npmrc"];
 
@@ -41,7 +44,10 @@ pub fn settings(environment: impl Iterator<Item = (String, String)>) -> BuildSet
         environment.filter(|(name, _)| INHERITED.contains(&name.as_str())).collect();
     let named = env.values().filter(|value| value.starts_with('/')).map(PathBuf::from);
     let files = FILES.iter().map(PathBuf::from);
-    let read_only = named.chain(files).filter(|path| path.exists()).collect();
+    let read_only = named
+        .chain(files)
+        .filter(|path| path.exists() && !SHOWN.iter().any(|shown| path.starts_with(shown)))
+        .collect();
     BuildSettings { env, read_only }
 }
 
