@@ -65,6 +65,8 @@ pub async fn run(config: AgentConfig, shutdown: Shutdown) -> Result<(), AgentErr
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let random: Arc<dyn Random> = Arc::new(SystemRandom::new());
     let layout = Layout::new(&config.data);
+    // Asking interpreters for their versions takes longer than anything else here.
+    let facts = tokio::spawn(facts::gather(config.host.mode(), config.capacity));
     let (identity, key) = Identity::settle(&layout, &config, &*clock, &*random)?;
     for path in [layout.states(), layout.builds(), layout.run()] {
         insula_kit::files::create_private_folder(&path)?;
@@ -118,7 +120,7 @@ pub async fn run(config: AgentConfig, shutdown: Shutdown) -> Result<(), AgentErr
         node: identity.node,
         name: identity.name,
         version: env!("CARGO_PKG_VERSION"),
-        facts: facts::gather(identity.mode, config.capacity).await,
+        facts: facts.await.map_err(|_| SandboxError::Thread)?,
         server,
         board: shared.board.clone(),
         logs: shared.logs.clone(),

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use insula_model::Timestamp;
 use insula_model::observed::Exit;
 use insula_sandbox::{
     ControlError, ExitCause, Fate, LaunchError, Mode, OpenError, Record, RecordError, Runtime,
@@ -152,11 +153,16 @@ impl Sandboxes {
         }
     }
 
-    /// How a sandbox that has ended went. Its counters decide about memory, not its exit code: a
+    /// How a sandbox that has ended went, and when, if its init could say so. Its counters decide about memory, not its exit code: a
     /// shell whose child was killed for memory ends with 137 like any other.
-    pub fn exit(&self, record: &Record) -> Exit {
+    pub fn exit(&self, record: &Record) -> (Exit, Option<Timestamp>) {
         let killed_for_memory = self.usage(record).is_some_and(|usage| usage.oom_kills > 0);
-        match self.runtime.fate(record) {
+        let fate = self.runtime.fate(record);
+        let at = match &fate {
+            Ok(Fate::Ended(end)) => i64::try_from(end.ended_ms).ok().map(Timestamp::from_millis),
+            Ok(Fate::Lost | Fate::Running) | Err(_) => None,
+        };
+        let exit = match fate {
             Ok(Fate::Ended(end)) => match end.cause {
                 ExitCause::Signaled { signal: 9 } if killed_for_memory => Exit::OutOfMemory,
                 ExitCause::Exited { code: 137 } if killed_for_memory => Exit::OutOfMemory,
@@ -169,7 +175,8 @@ impl Sandboxes {
             },
             Ok(Fate::Lost) if killed_for_memory => Exit::OutOfMemory,
             Ok(Fate::Lost | Fate::Running) | Err(_) => Exit::Lost,
-        }
+        };
+        (exit, at)
     }
 
     pub fn usage(&self, record: &Record) -> Option<Usage> {

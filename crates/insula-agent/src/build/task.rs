@@ -151,6 +151,14 @@ impl BuildTask {
     }
 
     fn report(&self, phase: BuildPhase) {
+        let (build, trace) = (self.target.id, &self.target.trace);
+        match &phase {
+            BuildPhase::Running { step } => tracing::info!(%build, trace, step, "build"),
+            BuildPhase::Done { .. } => tracing::info!(%build, trace, "build done"),
+            BuildPhase::Failed { cause } => {
+                tracing::info!(%build, trace, cause = cause.code.as_str(), "build failed");
+            }
+        }
         self.shared.board.put_build(self.target.id, phase);
     }
 
@@ -341,7 +349,7 @@ impl BuildTask {
             }
         }
         pipes.drain(log).await;
-        let exit = self.shared.sandboxes.exit(&record);
+        let (exit, _) = self.shared.sandboxes.exit(&record);
         let starved = self.shared.sandboxes.usage(&record).is_some_and(|it| it.oom_kills > 0);
         self.shared.sandboxes.destroy(record).await?;
         if exit == (Exit::Code { code: 0 }) {

@@ -276,27 +276,23 @@ impl Life {
     /// What to tell the server.
     pub fn phase(&self, wanted: Wanted) -> InstancePhase {
         match &self.stage {
+            Stage::Finished => InstancePhase::Finished,
+            _ if wanted == Wanted::Stop => InstancePhase::Stopping,
             Stage::Waiting { start } | Stage::Ended { start } => match &self.last_exit {
                 Some(exit) if *start > exit.at => InstancePhase::BackingOff { until: *start },
                 Some(_) | None => InstancePhase::Preparing,
             },
             Stage::Unprepared { cause, .. } => InstancePhase::Stuck { cause: cause.clone() },
             Stage::Prepared | Stage::Launching => InstancePhase::Preparing,
-            Stage::Running { health, stopping, .. } => match (wanted, stopping, health) {
-                (Wanted::Stop, _, _) => InstancePhase::Stopping,
-                (Wanted::Run, Some(_), _) => {
-                    InstancePhase::Unready { reason: "it is being restarted".into() }
-                }
-                (Wanted::Run, None, Health::Starting) => InstancePhase::Starting,
-                (Wanted::Run, None, Health::Ready) => InstancePhase::Ready,
-                (Wanted::Run, None, Health::Unready { reason }) => {
-                    InstancePhase::Unready { reason: reason.clone() }
-                }
-                (Wanted::Run, None, Health::Stuck { cause }) => {
-                    InstancePhase::Stuck { cause: cause.clone() }
-                }
+            Stage::Running { stopping: Some(_), .. } => {
+                InstancePhase::Unready { reason: "it is being restarted".into() }
+            }
+            Stage::Running { health, stopping: None, .. } => match health {
+                Health::Starting => InstancePhase::Starting,
+                Health::Ready => InstancePhase::Ready,
+                Health::Unready { reason } => InstancePhase::Unready { reason: reason.clone() },
+                Health::Stuck { cause } => InstancePhase::Stuck { cause: cause.clone() },
             },
-            Stage::Finished => InstancePhase::Finished,
             Stage::Gone => InstancePhase::Stopping,
         }
     }

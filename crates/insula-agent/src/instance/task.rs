@@ -81,6 +81,8 @@ pub struct InstanceTask {
     lease: Option<Lease>,
     running: Option<Running>,
     warnings: BTreeMap<Warning, String>,
+    /// Told in our own log already.
+    told: Option<&'static str>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -102,7 +104,7 @@ impl InstanceTask {
     pub fn new(shared: Arc<Shared>, assignment: watch::Receiver<Assignment>) -> Self {
         let target = assignment.borrow().target.clone();
         let record = InstanceRecord::new(target, Life::new(shared.now()));
-        let task = Self::with(shared, assignment, record);
+        let mut task = Self::with(shared, assignment, record);
         task.report();
         task
     }
@@ -150,6 +152,7 @@ impl InstanceTask {
             lease: None,
             running: None,
             warnings: BTreeMap::new(),
+            told: None,
         }
     }
 
@@ -456,16 +459,16 @@ impl InstanceTask {
             (None, Some(id)) => self.shared.sandboxes.load(id).await.ok().flatten(),
             (None, None) => None,
         };
-        let exit = match &sandbox {
+        let (exit, at) = match &sandbox {
             Some(sandbox) => {
                 let dir = self.shared.sandboxes.dir(&sandbox.id);
                 drained(dir.path()).await;
                 self.shared.sandboxes.exit(sandbox)
             }
-            None => insula_model::observed::Exit::Lost,
+            None => (insula_model::observed::Exit::Lost, None),
         };
         let tail = tail(&self.shared.logs, &self.record.target).await;
-        let at = self.shared.now();
+        let at = at.unwrap_or_else(|| self.shared.now());
         tracing::info!(instance = %self.record.id(), %exit, "ended");
         self.see(Seen::Exited { note: ExitNote { exit, at, tail } });
     }
@@ -520,10 +523,14 @@ impl InstanceTask {
         (answers && self.running.is_some()).then(|| (place.place.address(), port).into())
     }
 
-    fn report(&self) {
+    fn report(&mut self) {
         let (life, target) = (&self.record.life, &self.record.target);
         let phase = life.phase(self.wanted());
         let endpoint = self.endpoint();
+        if self.told.replace(phase.as_str()) != Some(phase.as_str()) {
+            let (instance, phase, trace) = (target.id, phase.as_str(), &target.trace);
+            tracing::info!(%instance, phase, trace, restarts = life.restarts, "instance");
+        }
         let presence = self.place.as_ref().map(|place| Presence {
             environment: target.place.environment,
             app: Some(target.place.app_name.clone()),

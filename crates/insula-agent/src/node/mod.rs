@@ -111,6 +111,7 @@ impl Node {
             tracing::error!(error = %chain(&error), "the Target is not on disk");
         }
         let generation = kept.target.generation;
+        tracing::debug!(%generation, "took a Target");
         self.shared.set_secrets(kept.secrets);
         self.target = Some(kept.target);
         self.converge();

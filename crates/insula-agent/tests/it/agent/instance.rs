@@ -1,9 +1,12 @@
 //! Instances: from a Target to an answer, and all the ways in which apps misbehave.
 
 use insula_model::deployment::CauseCode;
-use insula_model::observed::{Exit, InstancePhase};
+use insula_model::observed::{Exit, InstancePhase, InstanceReport};
+use insula_model::spec::LivenessSpec;
 use insula_model::target::{Command, InstanceIntent};
 use insula_model::{Bytes, Millis, RunId, Timestamp};
+
+use insula_wire::node as wire;
 
 use super::world::{World, alone, get};
 
@@ -236,5 +239,76 @@ fn what_the_server_does_not_have_is_said() {
         world.instances.clear();
         world.send();
         world.until("nothing", |it| it.instances.is_empty()).await;
+    });
+}
+
+#[test]
+fn liveness_restarts_what_hangs_and_readiness_does_not() {
+    alone("agent::instance::liveness_restarts_what_hangs_and_readiness_does_not", async || {
+        let mut world = World::new().await;
+        // Answers well three times and then never again.
+        let hangs = r#"
+import http.server, os, time
+seen = 0
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        global seen
+        seen += 1
+        self.send_response(200 if seen <= 3 else 500)
+        self.end_headers()
+    def log_message(self, *args):
+        pass
+http.server.ThreadingHTTPServer(("0.0.0.0", int(os.environ["PORT"])), Handler).serve_forever()
+"#;
+        let source = world.source(&[("app.py", hangs)]);
+        let mut restarted = world.instance(1, source, RUN);
+        restarted.health.path = Some("/ready".into());
+        restarted.health.interval = Millis(50);
+        let mut left = restarted.clone();
+        left.id = world.instance(2, source, RUN).id;
+        restarted.liveness = Some(LivenessSpec {
+            path: "/live".into(),
+            interval: Millis(50),
+            timeout: Millis::secs(5),
+            failures: 3,
+        });
+        let (first, second) = (restarted.id, left.id);
+        world.instances.extend([restarted, left]);
+        world.send();
+        world
+            .until("restart", |report| {
+                let has = |id, is_so: &dyn Fn(&InstanceReport) -> bool| {
+                    report.instances.iter().any(|it| it.id == id && is_so(it))
+                };
+                has(first, &|it| it.restarts >= 1)
+                    && has(second, &|it| it.phase.as_str() == "unready" && it.restarts == 0)
+            })
+            .await;
+    });
+}
+
+#[test]
+fn what_spams_serves_all_the_same_and_its_log_is_bounded() {
+    alone("agent::instance::what_spams_serves_all_the_same_and_its_log_is_bounded", async || {
+        let mut world = World::new().await;
+        let source = app(&world);
+        let spam = "head -c 50000000 /dev/zero | tr '\\0' 'x' | fold -w 99; exec python3 app.py";
+        let mut target = world.instance(1, source, spam);
+        target.log_rate = Bytes::kib(64);
+        world.instances.push(target);
+        world.send();
+        let endpoint = world.until_ready(0).await;
+        get(endpoint, "/").await.unwrap();
+        let kept = std::process::Command::new("du")
+            .args(["-sb", "--"])
+            .arg(world.data().join("logs"))
+            .output()
+            .unwrap();
+        let kept = String::from_utf8_lossy(&kept.stdout).into_owned();
+        let bytes: u64 = kept.split_whitespace().next().unwrap().parse().unwrap();
+        assert!(bytes < 5_000_000, "{kept}");
+        // It says what it left out, once a moment has passed without more.
+        let follow = wire::LogRequest { follow: true, ..world.app_log() };
+        world.log_until(follow, |line| line.contains("dropped")).await;
     });
 }

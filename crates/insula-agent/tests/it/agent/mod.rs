@@ -6,7 +6,9 @@
 
 mod adopt;
 mod build;
+mod develop;
 mod end;
 mod fake;
 mod instance;
+mod storm;
 mod world;

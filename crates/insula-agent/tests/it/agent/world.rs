@@ -28,6 +28,8 @@ use super::fake::{Server, State};
 
 /// Far more than anything here takes on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(40);
+/// An ordinary user.
+pub const NOBODY: u32 = 65_534;
 const ALONE: &str = "INSULA_TEST_ALONE";
 
 /// Runs the test in a network namespace of its own, by starting it again in one.
@@ -66,9 +68,18 @@ fn program() -> PathBuf {
     program
 }
 
-fn start_keeper(data: &Path) -> Child {
-    let mut keeper = Process::new(program());
+fn start_keeper(data: &Path, user: Option<u32>) -> Child {
+    let mut keeper = role_of(user);
     keeper.args(["keeper", "--data"]).arg(data).stdin(Stdio::null()).spawn().unwrap()
+}
+
+/// A program of ours, as this user.
+fn role_of(user: Option<u32>) -> Process {
+    let Some(user) = user else { return Process::new(program()) };
+    let mut process = Process::new("setpriv");
+    process.arg(format!("--reuid={user}")).arg(format!("--regid={user}"));
+    process.arg("--clear-groups").arg(program());
+    process
 }
 
 pub struct World {
@@ -77,6 +88,7 @@ pub struct World {
     pub state: State,
     pub server: Option<Server>,
     keeper: Child,
+    user: Option<u32>,
     agent: Option<Child>,
     build_env: BTreeMap<String, String>,
     node: NodeId,
@@ -88,22 +100,38 @@ pub struct World {
 
 impl World {
     pub async fn new() -> Self {
-        Self::with_build_env(BTreeMap::new()).await
+        Self::with(BTreeMap::new(), None).await
     }
 
     pub async fn with_build_env(build_env: BTreeMap<String, String>) -> Self {
+        Self::with(build_env, None).await
+    }
+
+    /// A node in development mode.
+    pub async fn of_ordinary_user() -> Self {
+        Self::with(BTreeMap::new(), Some(NOBODY)).await
+    }
+
+    async fn with(build_env: BTreeMap<String, String>, user: Option<u32>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let tag = format!("t{:05x}", std::process::id() & 0xf_ffff);
         std::fs::create_dir_all(folder.path().join("run")).unwrap();
         let state = State::new();
         let server = Server::start(state.clone(), &folder.path().join("run/server.sock")).await;
-        let keeper = start_keeper(folder.path());
+        if let Some(user) = user {
+            for path in ["", "run", "run/server.sock"] {
+                let path = folder.path().join(path);
+                std::os::unix::fs::chown(path, Some(user), Some(user)).unwrap();
+            }
+        }
+        let keeper = start_keeper(folder.path(), user);
         let mut world = Self {
             folder,
             tag,
             state,
             server: Some(server),
             keeper,
+            user,
             agent: None,
             build_env,
             node: NodeId::from_parts(Timestamp::from_millis(1), [1; 10]),
@@ -123,8 +151,9 @@ impl World {
     }
 
     pub fn start_agent(&mut self) {
-        let mut agent = Process::new(program());
-        agent.arg("agent").arg(self.data()).arg(self.data().join("run/server.sock")).arg(&self.tag);
+        let mut agent = role_of(self.user);
+        agent.arg("agent").arg(self.data()).arg(self.data().join("run/server.sock"));
+        agent.arg(if self.user.is_some() { "-" } else { &self.tag });
         for (name, value) in &self.build_env {
             agent.env(format!("BUILD_{name}"), value);
         }
@@ -148,7 +177,7 @@ impl World {
     /// Another keeper after `down`.
     pub async fn restart_keeper(&mut self) {
         let _ = self.keeper.wait();
-        self.keeper = start_keeper(self.data());
+        self.keeper = start_keeper(self.data(), self.user);
         let data = self.data().to_owned();
         eventually("the keeper", || insula_agent::keeper::is_running(&data).unwrap()).await;
     }
@@ -324,6 +353,15 @@ impl World {
 
     /// All lines of the app, or of the build.
     pub async fn log(&self, request: wire::LogRequest) -> Vec<String> {
+        self.log_until(request, |_| false).await
+    }
+
+    /// The lines up to one of which this is true, or all.
+    pub async fn log_until(
+        &self,
+        request: wire::LogRequest,
+        is_last: impl Fn(&str) -> bool,
+    ) -> Vec<String> {
         let mut chunks = self.state.logs.subscribe();
         let stream = request.stream;
         let ask = wire::server_message::Message::LogRequest(request);
@@ -338,12 +376,14 @@ impl World {
                 assert_eq!(chunk.error, "");
                 let texts = chunk.entries.iter().map(|entry| String::from_utf8_lossy(&entry.line));
                 lines.extend(texts.map(std::borrow::Cow::into_owned));
-                if chunk.end {
+                if chunk.end || lines.iter().any(|line| is_last(line)) {
                     return;
                 }
             }
         };
         tokio::time::timeout(PATIENCE, reading).await.expect("the log ends");
+        let cancel = wire::LogCancel { stream };
+        let _ = self.state.requests.send(wire::server_message::Message::LogCancel(cancel));
         lines
     }
 
