@@ -1,5 +1,6 @@
 //! One request as its handler sees it: already named, admitted and within its limits.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::str::FromStr;
 use std::sync::{Mutex, PoisonError};
@@ -37,6 +38,7 @@ pub struct Cx {
     pub org: Option<Org>,
     /// The method and the path with its parameters: what an `Idempotency-Key` is bound to.
     pub target: String,
+    pub idempotency_key: Option<String>,
     pub params: BTreeMap<String, String>,
     pub query: BTreeMap<String, String>,
     pub headers: HeaderMap,
@@ -206,12 +208,16 @@ fn refuse_json(error: &serde_json::Error) -> ApiError {
     }
 }
 
-/// serde quotes a wrong string value in double quotes: `invalid type: string "hunter2"`. Our own
-/// types quote names in back quotes, shortened and harmless; those stay.
+/// Longer refusals are the sender's own text.
+const JSON_REFUSAL_CHARS_MAX: usize = 300;
+
+/// serde quotes a wrong string value in double quotes: `invalid type: string "hunter2"`, and a
+/// field that is not known in back quotes, which is shown only if it looks like one. Our own types
+/// quote names in back quotes, shortened and harmless; those stay.
 fn without_values(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let (mut inside, mut escaped) = (false, false);
-    for c in text.chars() {
+    for c in known_looking(text).chars() {
         match (inside, c) {
             (false, '"') => {
                 inside = true;
@@ -224,7 +230,22 @@ fn without_values(text: &str) -> String {
             (true, _) => {}
         }
     }
+    if out.chars().nth(JSON_REFUSAL_CHARS_MAX).is_some() {
+        out = out.chars().take(JSON_REFUSAL_CHARS_MAX).chain(['…']).collect();
+    }
     out
+}
+
+/// The text, without the name of an unknown field that is no name of a field at all.
+fn known_looking(text: &str) -> Cow<'_, str> {
+    const UNKNOWN: &str = "unknown field `";
+    let Some(rest) = text.strip_prefix(UNKNOWN) else { return text.into() };
+    // The last quote before what serde says next; the name itself may hold quotes.
+    let end = rest.rfind("`, expected ").or_else(|| rest.rfind("`, there are no fields"));
+    let (name, after) = rest.split_at(end.unwrap_or(rest.len()));
+    let plain = (1..=40).contains(&name.len())
+        && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
+    if plain { text.into() } else { format!("{UNKNOWN}…{after}").into() }
 }
 
 /// A page of the store as a page of the wire.
@@ -251,9 +272,13 @@ mod tests {
             r#"invalid type: string "hunter2", expected u32 at line 1 column 5"#,
             r#"invalid type: string "a\"hunter2", expected u32"#,
             r#"unknown variant "hunter2"#,
+            "unknown field `hunter2`, expected `value`",
+            "unknown field `a`, expected `hunter2`, expected `value`",
         ] {
             assert!(!without_values(text).contains("hunter2"), "{text}");
         }
+        let known = "unknown field `vlaue`, expected `value`";
+        assert_eq!(without_values(known), known);
         assert_eq!(without_values("`a b` is not a name\x1b"), "`a b` is not a name\u{fffd}");
     }
 }

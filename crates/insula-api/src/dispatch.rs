@@ -28,6 +28,7 @@ use crate::error::ApiError;
 use crate::limits;
 use crate::route::{BodyKind, Route};
 use crate::state::Api;
+use crate::write;
 
 /// The router of all routes.
 pub fn router(api: &Api) -> Router {
@@ -113,6 +114,8 @@ async fn admitted(
         (_, _) => (None, Standing::None),
     };
     decide(route.rule, caller.as_ref(), standing)?;
+    let idempotency_key =
+        if route.repeats() { write::idempotency_key(&parts.headers)? } else { None };
     let query = query(parts, &route)?;
     let body = take_body(&route, parts, body).await?;
     let cx = Cx {
@@ -122,6 +125,7 @@ async fn admitted(
         standing,
         org,
         target: format!("{} {}", parts.method, parts.uri),
+        idempotency_key,
         params,
         query,
         headers: std::mem::take(&mut parts.headers),

@@ -51,8 +51,9 @@ pub struct Route {
     pub query: Vec<Param>,
     pub body: BodyKind,
     pub answers: Vec<Answer>,
-    /// A POST that changes nothing: a question too long for a path.
-    pub asks: bool,
+    /// Changes nothing, or nothing that a repetition would change again: an `Idempotency-Key`
+    /// means nothing to it.
+    pub harmless: bool,
     /// Whether `If-Match` is honoured.
     pub conditional: bool,
 }
@@ -149,7 +150,7 @@ impl Route {
             query: Vec::new(),
             body: BodyKind::None,
             answers: Vec::new(),
-            asks: false,
+            harmless: false,
             conditional: false,
         }
     }
@@ -219,8 +220,8 @@ impl Route {
         self.answer(200, Content::Object)
     }
 
-    pub fn asks(mut self) -> Self {
-        self.asks = true;
+    pub fn harmless(mut self) -> Self {
+        self.harmless = true;
         self
     }
 
@@ -239,14 +240,9 @@ impl Route {
         self.path.split('/').filter_map(|part| part.strip_prefix('{')?.strip_suffix('}'))
     }
 
-    /// Whether it changes anything.
-    pub fn mutates(&self) -> bool {
-        self.method != Method::GET && !self.asks
-    }
-
     /// Whether it minds an `Idempotency-Key`.
     pub fn repeats(&self) -> bool {
-        self.mutates()
+        self.method != Method::GET && !self.harmless
     }
 }
 

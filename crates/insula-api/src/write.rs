@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use http::HeaderMap;
 use insula_kit::digest::{hex, sha256};
 use insula_kit::random::Random;
 use insula_kit::seal::Sealed;
@@ -107,7 +108,7 @@ impl Cx {
         F: Fn(&mut Tx, &Deed) -> Result<Whole, ApiError> + Send + 'static,
     {
         let deed = self.deed();
-        let Some(key) = self.idempotency_key()? else {
+        let Some(key) = self.idempotency_key.clone() else {
             let done = self.store().write(move |tx| mutation(tx, &deed)).await?;
             return Ok(done.into());
         };
@@ -122,21 +123,22 @@ impl Cx {
             self.store().write(move |tx| attempt.once(tx, &deed, &mutation)).await?;
         Ok(Reply::Kept { whole: done.0, replayed: done.1 })
     }
+}
 
-    fn idempotency_key(&self) -> Result<Option<String>, ApiError> {
-        let Some(value) = self.headers.get("idempotency-key") else { return Ok(None) };
-        let bytes = value.as_bytes();
-        let fits = (1..=limits::IDEMPOTENCY_KEY_BYTES_MAX).contains(&bytes.len());
-        if fits && bytes.iter().all(u8::is_ascii_graphic) {
-            return Ok(Some(String::from_utf8_lossy(bytes).into_owned()));
-        }
-        let max = limits::IDEMPOTENCY_KEY_BYTES_MAX;
-        Err(ApiError::new(
-            Code::IdempotencyKeyInvalid,
-            format!("an Idempotency-Key has 1 to {max} visible ASCII characters"),
-        )
-        .hint("use a random UUID"))
+/// The `Idempotency-Key` of a request, if it has one that can be used.
+pub fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
+    let Some(value) = headers.get("idempotency-key") else { return Ok(None) };
+    let bytes = value.as_bytes();
+    let fits = (1..=limits::IDEMPOTENCY_KEY_BYTES_MAX).contains(&bytes.len());
+    if fits && bytes.iter().all(u8::is_ascii_graphic) {
+        return Ok(Some(String::from_utf8_lossy(bytes).into_owned()));
     }
+    let max = limits::IDEMPOTENCY_KEY_BYTES_MAX;
+    Err(ApiError::new(
+        Code::IdempotencyKeyInvalid,
+        format!("an Idempotency-Key has 1 to {max} visible ASCII characters"),
+    )
+    .hint("use a random UUID"))
 }
 
 /// A mutation with a key.

@@ -33,7 +33,7 @@ pub fn routes() -> Vec<Route> {
             .answers::<Deployment>(201),
         post("/v1/orgs/{org}/apps/{app}/deployments/plan", "plan_deployment", DEVELOPER, plan)
             .about("What a deployment of this folder would do; changes nothing")
-            .asks()
+            .harmless()
             .takes_up_to::<CreateDeployment>(limits::MANIFEST_BODY_BYTES_MAX)
             .answers::<Plan>(200),
         post(

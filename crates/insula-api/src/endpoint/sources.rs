@@ -25,7 +25,7 @@ pub fn routes() -> Vec<Route> {
     vec![
         post("/v1/orgs/{org}/sources/missing", "find_missing_chunks", DEVELOPER, missing)
             .about("Which of these chunks the server lacks")
-            .asks()
+            .harmless()
             .takes_up_to::<FindMissing>(limits::MISSING_BODY_BYTES_MAX)
             .answers::<Missing>(200),
         put("/v1/orgs/{org}/sources/chunks", "upload_chunks", DEVELOPER, upload)
@@ -33,6 +33,7 @@ pub fn routes() -> Vec<Route> {
                 "Stores chunks: a row of frames, each 32 bytes of SHA-256, eight bytes of length \
                  (the highest first), and the bytes",
             )
+            .harmless()
             .takes_stream(&[CHUNKS_MEDIA_TYPE])
             .answers::<ChunksStored>(200),
     ]

@@ -9,6 +9,7 @@ mod idempotency;
 mod openapi;
 mod page;
 mod quota;
+mod scene;
 mod secret;
 mod sign_in;
 mod stage;

@@ -113,6 +113,11 @@ impl With {
 }
 
 impl Stage {
+    /// As when the process is asked to end.
+    pub fn end(&self) {
+        self.shutdown.begin(Cause::Terminate);
+    }
+
     pub fn folder(&self) -> &std::path::Path {
         self.folder.path()
     }
