@@ -61,6 +61,9 @@ impl Data {
     pub fn gateway(&self) -> PathBuf {
         self.root.join("gateway")
     }
+    pub fn program(&self) -> PathBuf {
+        self.root.join("agent/program")
+    }
     pub fn node_socket(&self) -> PathBuf {
         self.root.join("sock/server.sock")
     }

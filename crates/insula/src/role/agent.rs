@@ -1,5 +1,6 @@
 //! A node, as a process.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -56,7 +57,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         server: Endpoint::Unix(data.node_socket()),
         name: args.name,
         host,
-        program: "/proc/self/exe".into(),
+        program: own_program(&data)?,
         capacity: None,
         build: super::build_env::settings(std::env::vars()),
         open_usr_local: args.open_usr_local,
@@ -72,4 +73,30 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         }
         Ok(())
     })
+}
+
+/// Our own program, kept where an upgrade does not take it away: static instances show it inside
+/// their sandbox, and a file that was replaced cannot be shown any more.
+fn own_program(data: &Data) -> anyhow::Result<PathBuf> {
+    let folder = data.program();
+    std::fs::create_dir_all(&folder)?;
+    let running = std::fs::metadata("/proc/self/exe").context("look at our own program")?;
+    let name = format!("insula-{}-{}", running.size(), running.mtime_nsec() ^ running.mtime());
+    let kept = folder.join(&name);
+    if !kept.exists() {
+        let unfinished = folder.join(format!(".{name}-{}", std::process::id()));
+        let linked = std::env::current_exe().and_then(|path| std::fs::hard_link(path, &unfinished));
+        if linked.is_err() {
+            std::fs::copy("/proc/self/exe", &unfinished).context("keep our own program")?;
+        }
+        std::fs::rename(&unfinished, &kept).context("keep our own program")?;
+    }
+    // Those of earlier versions stay open in the sandboxes that show them.
+    for entry in std::fs::read_dir(&folder)?.flatten() {
+        if entry.file_name() != name.as_str() {
+            std::fs::remove_file(entry.path())
+                .context("remove the program of an earlier version")?;
+        }
+    }
+    Ok(kept)
 }
