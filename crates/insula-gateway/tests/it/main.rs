@@ -2,4 +2,11 @@
 
 mod support;
 
+mod connections;
+mod files;
+mod forwarding;
+mod hostile;
+mod http2;
 mod routing;
+mod session;
+mod streaming;

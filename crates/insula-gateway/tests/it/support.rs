@@ -303,6 +303,19 @@ impl Visitor {
         Some(chunk)
     }
 
+    /// What still comes: until the gateway hangs up, or one whole answer.
+    pub async fn rest_or_answer(&mut self) -> Vec<u8> {
+        match soon("a head or the end", read_head(&mut self.stream)).await {
+            None => Vec::new(),
+            Some(head) => {
+                let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+                let answer = Answer { status, head, body: String::new() };
+                let body = soon("a body", self.body(&answer)).await;
+                [answer.head.into_bytes(), body].concat()
+            }
+        }
+    }
+
     /// What still comes until the gateway hangs up.
     pub async fn rest(&mut self) -> Vec<u8> {
         let mut rest = Vec::new();
@@ -331,6 +344,7 @@ pub struct App {
     pub address: SocketAddr,
     connections: Arc<AtomicUsize>,
     accepting: JoinHandle<()>,
+    ended: watch::Sender<bool>,
 }
 
 pub type Accepted = BufReader<TcpStream>;
@@ -343,6 +357,7 @@ impl App {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let connections = Arc::new(AtomicUsize::new(0));
+        let (ended, ending) = watch::channel(false);
         let accepting = tokio::spawn({
             let connections = Arc::clone(&connections);
             async move {
@@ -350,11 +365,18 @@ impl App {
                     let (stream, _) = listener.accept().await.unwrap();
                     connections.fetch_add(1, Ordering::SeqCst);
                     stream.set_nodelay(true).unwrap();
-                    tokio::spawn(serve(BufReader::new(stream)));
+                    let serving = serve(BufReader::new(stream));
+                    let mut ending = ending.clone();
+                    tokio::spawn(async move {
+                        tokio::select! {
+                            () = serving => {}
+                            _ = ending.wait_for(|ended| *ended) => {}
+                        }
+                    });
                 }
             }
         });
-        Self { address, connections, accepting }
+        Self { address, connections, accepting, ended }
     }
 
     /// Answers every request with its name, and says what it was asked.
@@ -388,9 +410,9 @@ impl App {
         self.connections.load(Ordering::SeqCst)
     }
 
-    /// Stops taking connections; those that are open go on.
-    pub fn close(&self) {
-        self.accepting.abort();
+    /// Takes no connection any more and cuts those that are open.
+    pub fn end(self) {
+        self.ended.send_replace(true);
     }
 }
 
