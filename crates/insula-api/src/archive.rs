@@ -19,6 +19,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
 use crate::dispatch::next_piece;
+use crate::endpoint::sources::within_uploads;
 use crate::error::ApiError;
 use crate::limits::{ARCHIVE_BODY_BYTES_MAX, CHUNK_BATCH_BYTES, CHUNK_BATCH_COUNT};
 use crate::source::{Checked, check, refuse_manifest};
@@ -34,7 +35,7 @@ const PIECES_WAITING: usize = 4;
 
 /// Checks a source that is sent as an archive, and keeps it.
 pub async fn check_archive(api: &Api, org: OrgId, body: Body) -> Result<Checked, ApiError> {
-    let spooled = spool(api, body).await?;
+    let spooled = spool(api, org, body).await?;
     let (blobs, shelf) = (api.state.blobs.clone(), Shelf::new(org, Blob::Chunk));
     let runtime = Handle::current();
     let unpack = move || unpack(spooled, &Keeper { blobs, shelf, runtime });
@@ -45,12 +46,13 @@ pub async fn check_archive(api: &Api, org: OrgId, body: Body) -> Result<Checked,
 
 /// The body in a file without a name, which is gone when it is closed. A `.zip` is read from its
 /// end, and what a slow sender sends should not hold a thread meanwhile.
-async fn spool(api: &Api, mut body: Body) -> Result<File, ApiError> {
+async fn spool(api: &Api, org: OrgId, mut body: Body) -> Result<File, ApiError> {
     let folder = api.config.spool.clone();
     let open = move || tempfile::tempfile_in(folder);
     let mut file = on_disk(open).await?;
     let mut size = 0;
     while let Some(piece) = next_piece(&mut body).await? {
+        within_uploads(api, org, piece.len() as u64)?;
         size += piece.len() as u64;
         if size > ARCHIVE_BODY_BYTES_MAX {
             let max = insula_model::Bytes(ARCHIVE_BODY_BYTES_MAX);

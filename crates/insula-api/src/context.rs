@@ -17,6 +17,7 @@ use serde::de::DeserializeOwned;
 
 use crate::access::{Caller, Standing};
 use crate::error::ApiError;
+use crate::place::Place;
 use crate::reply::{Reply, Whole};
 use crate::state::Api;
 
@@ -43,6 +44,8 @@ pub struct Cx {
     pub query: BTreeMap<String, String>,
     pub headers: HeaderMap,
     pub body: Input,
+    /// Held while a large body is worked on.
+    pub heavy: Option<Place>,
 }
 
 /// The body of a request.

@@ -18,7 +18,7 @@ use http_body_util::BodyExt;
 use insula_kit::metrics::SECONDS_BUCKETS;
 use insula_kit::token;
 use insula_model::tenancy::{Org, TokenScope};
-use insula_model::{OrgId, OrgName};
+use insula_model::{OrgId, OrgName, TokenId};
 use insula_store::{SecretHash, Tx, members, orgs, tokens, users};
 use insula_wire::problem::Code;
 
@@ -117,6 +117,10 @@ async fn admitted(
     let idempotency_key =
         if route.repeats() { write::idempotency_key(&parts.headers)? } else { None };
     let query = query(parts, &route)?;
+    let heavy = match (&caller, is_heavy(&route.body)) {
+        (Some(caller), true) => Some(api.heavy_place(caller.token)?),
+        (_, _) => None,
+    };
     let body = take_body(&route, parts, body).await?;
     let cx = Cx {
         api,
@@ -130,6 +134,7 @@ async fn admitted(
         query,
         headers: std::mem::take(&mut parts.headers),
         body,
+        heavy,
     };
     Ok((route.handler)(cx).await?.into())
 }
@@ -152,10 +157,13 @@ async fn authenticate(api: &Api, parts: &Parts, names: &Names) -> Result<Option<
     let hash = SecretHash(*token.hash().as_bytes());
     let at = api.now();
     let found = api.state.store.read(move |tx| caller_of(tx, &hash, at)).await?;
-    let Some(caller) = found else {
+    let Some((caller, touch)) = found else {
         return Err(stranger(unauthenticated("the token is not valid, or not any more")));
     };
     api.credentials.take(caller.token, now).map_err(too_many)?;
+    if touch {
+        note_use(api, caller.token);
+    }
     Ok(Some(caller))
 }
 
@@ -163,8 +171,9 @@ fn caller_of(
     tx: &Tx,
     hash: &SecretHash,
     now: insula_model::Timestamp,
-) -> Result<Option<Caller>, ApiError> {
+) -> Result<Option<(Caller, bool)>, ApiError> {
     let Some(known) = tokens::find(tx, hash, now)? else { return Ok(None) };
+    let touch = known.touch_is_due(now);
     let token = known.token;
     let kind = match token.scope {
         TokenScope::Operator => CallerKind::Operator,
@@ -174,7 +183,18 @@ fn caller_of(
             CallerKind::Person { user: user.id, email: user.email, operator: user.operator }
         }
     };
-    Ok(Some(Caller { token: token.id, kind, expires: token.expires }))
+    Ok(Some((Caller { token: token.id, kind, expires: token.expires }, touch)))
+}
+
+/// Notes when a credential was used, now and then and beside the request: nobody waits for it.
+fn note_use(api: &Api, token: TokenId) {
+    let (store, at) = (api.state.store.clone(), api.now());
+    tokio::spawn(async move {
+        let noted = store.write(move |tx| tokens::touch(tx, token, at)).await;
+        if let Err(error) = noted {
+            tracing::warn!(%error, %token, "note the use of a credential");
+        }
+    });
 }
 
 fn too_many(seconds: u64) -> ApiError {
@@ -241,6 +261,14 @@ fn query(parts: &Parts, route: &Route) -> Result<BTreeMap<String, String>, ApiEr
     Ok(query)
 }
 
+fn is_heavy(body: &BodyKind) -> bool {
+    match body {
+        BodyKind::None => false,
+        BodyKind::Json { bytes_max, .. } => *bytes_max > limits::JSON_BODY_BYTES_MAX,
+        BodyKind::Stream { .. } => true,
+    }
+}
+
 async fn take_body(route: &Route, parts: &Parts, body: Body) -> Result<Input, ApiError> {
     let media_type = parts.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
     let media_type = media_type.map(|value| value.split(';').next().unwrap_or_default().trim());
@@ -252,7 +280,8 @@ async fn take_body(route: &Route, parts: &Parts, body: Body) -> Result<Input, Ap
         BodyKind::Json { bytes_max, optional, .. } => {
             let bytes = whole(body, parts, *bytes_max).await?;
             let json = media_type.is_some_and(|name| name.eq_ignore_ascii_case("application/json"));
-            if !json && !(bytes.is_empty() && *optional) {
+            let left_out = bytes.is_empty() && *optional;
+            if !(json || left_out) {
                 return Err(another_media_type(&["application/json"]));
             }
             Ok(Input::Whole(bytes))

@@ -15,6 +15,7 @@ mod limiter;
 pub mod limits;
 mod openapi;
 mod password;
+mod place;
 mod reply;
 mod route;
 mod serve;

@@ -31,6 +31,11 @@ impl<K: Eq + Hash> Limiter<K> {
 
     /// Takes one from the key's bucket, or says after how many seconds there is one again.
     pub fn take(&self, key: K, now_ms: i64) -> Result<(), u64> {
+        self.take_some(key, 1.0, now_ms)
+    }
+
+    /// The same for an amount. More than the whole burst is never there.
+    pub fn take_some(&self, key: K, amount: f64, now_ms: i64) -> Result<(), u64> {
         let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
         if buckets.len() >= LIMITER_KEYS_MAX && !buckets.contains_key(&key) {
             self.forget_full(&mut buckets, now_ms);
@@ -38,11 +43,11 @@ impl<K: Eq + Hash> Limiter<K> {
         let fresh = Bucket { left: self.rate.burst, at_ms: now_ms };
         let bucket = buckets.entry(key).or_insert(fresh);
         *bucket = Bucket { left: self.left(*bucket, now_ms), at_ms: now_ms };
-        if bucket.left >= 1.0 {
-            bucket.left -= 1.0;
+        if bucket.left >= amount {
+            bucket.left -= amount;
             return Ok(());
         }
-        Err(((1.0 - bucket.left) / self.rate.per_second).ceil() as u64)
+        Err(((amount - bucket.left) / self.rate.per_second).ceil() as u64)
     }
 
     fn left(&self, bucket: Bucket, now_ms: i64) -> f64 {
@@ -75,6 +80,15 @@ mod tests {
         assert_eq!(limiter.take("a", 1_000), Err(1));
         assert_eq!(limiter.take("a", 2_000), Ok(()));
         assert_eq!(limiter.take("a", 1_000), Err(2), "a clock that steps back gives nothing");
+    }
+
+    #[test]
+    fn amounts_are_taken_whole_or_not_at_all() {
+        let limiter = Limiter::new(Rate { per_second: 10.0, burst: 100.0 });
+        assert_eq!(limiter.take_some("a", 90.0, 0), Ok(()));
+        assert_eq!(limiter.take_some("a", 20.0, 0), Err(1));
+        assert_eq!(limiter.take_some("a", 10.0, 0), Ok(()));
+        assert_eq!(limiter.take_some("a", 50.0, 5_000), Ok(()));
     }
 
     #[test]

@@ -38,9 +38,12 @@ pub const CREDENTIAL_BURST: f64 = 1_000.0;
 /// Requests without a valid credential from one address: a stranger who tries tokens.
 pub const STRANGER_RATE: f64 = 5.0;
 pub const STRANGER_BURST: f64 = 200.0;
-/// Attempts to sign in as one user: five, then one every 30 seconds.
-pub const SIGN_IN_EMAIL_RATE: f64 = 1.0 / 30.0;
-pub const SIGN_IN_EMAIL_BURST: f64 = 5.0;
+/// Attempts to sign in as one user from one address: five, then one every 30 seconds.
+pub const SIGN_IN_PAIR_RATE: f64 = 1.0 / 30.0;
+pub const SIGN_IN_PAIR_BURST: f64 = 5.0;
+/// From all addresses together: more, so that one stranger cannot keep the user out.
+pub const SIGN_IN_EMAIL_RATE: f64 = 0.2;
+pub const SIGN_IN_EMAIL_BURST: f64 = 30.0;
 /// Attempts to sign in from one address: an office behind one address, not a botnet.
 pub const SIGN_IN_ADDRESS_RATE: f64 = 0.5;
 pub const SIGN_IN_ADDRESS_BURST: f64 = 30.0;
@@ -49,6 +52,14 @@ pub const LIMITER_KEYS_MAX: usize = 65_536;
 
 /// Streams of logs and events that one credential may have open.
 pub const STREAMS_PER_CREDENTIAL_MAX: usize = 20;
+/// Bodies of sources that one credential may send at once; the CLI sends a few beside each other.
+pub const HEAVY_PER_CREDENTIAL_MAX: usize = 8;
+/// And all together: each may hold a manifest or a batch of chunks in memory.
+pub const HEAVY_MAX: usize = 32;
+/// Bytes of sources that an org may send: at first what its disk holds by default, then the same
+/// again every day. What no deployment names is cleared away later, so this is what bounds it.
+pub const UPLOAD_BURST: f64 = (20_u64 << 30) as f64;
+pub const UPLOAD_RATE: f64 = UPLOAD_BURST / (24.0 * 3_600.0);
 /// A comment on a quiet stream, so that nothing between us closes it.
 pub const STREAM_KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// How long a page of logs waits for nodes that do not answer.

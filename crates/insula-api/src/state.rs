@@ -1,8 +1,7 @@
 //! What every request needs, in one handle.
 
-use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use insula_blobs::Blobs;
 use insula_kit::clock::Clock;
@@ -12,7 +11,7 @@ use insula_kit::seal::Keyring;
 use insula_kit::shutdown::Shutdown;
 use insula_link::Hub;
 use insula_model::app::App;
-use insula_model::{HostName, Timestamp, TokenId};
+use insula_model::{HostName, OrgId, Timestamp, TokenId};
 use insula_store::Store;
 use insula_wire::problem::Code;
 use tokio::sync::watch;
@@ -21,6 +20,7 @@ use crate::error::ApiError;
 use crate::limiter::{Limiter, Rate};
 use crate::limits;
 use crate::password::Passwords;
+use crate::place::{Full, Place, Places};
 use crate::route::Route;
 
 /// What the operator decided.
@@ -68,10 +68,15 @@ pub struct Inner {
     pub passwords: Passwords,
     pub credentials: Limiter<TokenId>,
     pub strangers: Limiter<IpAddr>,
+    /// By the address that is written and the one that it comes from.
+    pub sign_in_pairs: Limiter<(String, IpAddr)>,
     pub sign_in_emails: Limiter<String>,
     pub sign_in_addresses: Limiter<IpAddr>,
     pub routes: Vec<Arc<Route>>,
-    streams: Arc<Mutex<HashMap<TokenId, usize>>>,
+    /// Bytes of sources that an org has sent, whether or not they were deployed.
+    pub uploads: Limiter<OrgId>,
+    streams: Places,
+    heavy: Places,
 }
 
 impl std::ops::Deref for Api {
@@ -89,6 +94,10 @@ impl Api {
             passwords: Passwords::new(Arc::clone(&state.random)),
             credentials: Limiter::new(rate(limits::CREDENTIAL_RATE, limits::CREDENTIAL_BURST)),
             strangers: Limiter::new(rate(limits::STRANGER_RATE, limits::STRANGER_BURST)),
+            sign_in_pairs: Limiter::new(rate(
+                limits::SIGN_IN_PAIR_RATE,
+                limits::SIGN_IN_PAIR_BURST,
+            )),
             sign_in_emails: Limiter::new(rate(
                 limits::SIGN_IN_EMAIL_RATE,
                 limits::SIGN_IN_EMAIL_BURST,
@@ -98,7 +107,9 @@ impl Api {
                 limits::SIGN_IN_ADDRESS_BURST,
             )),
             routes: crate::table::routes().into_iter().map(Arc::new).collect(),
-            streams: Arc::default(),
+            uploads: Limiter::new(rate(limits::UPLOAD_RATE, limits::UPLOAD_BURST)),
+            streams: Places::new(limits::STREAMS_PER_CREDENTIAL_MAX, limits::CONNECTIONS_MAX / 2),
+            heavy: Places::new(limits::HEAVY_PER_CREDENTIAL_MAX, limits::HEAVY_MAX),
             config,
             state,
             shutdown,
@@ -117,37 +128,29 @@ impl Api {
     }
 
     /// A place for one more stream of this credential; free again when dropped.
-    pub fn stream_place(&self, credential: TokenId) -> Result<StreamPlace, ApiError> {
-        let mut streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
-        let open = streams.entry(credential).or_default();
-        if *open >= limits::STREAMS_PER_CREDENTIAL_MAX {
-            let max = limits::STREAMS_PER_CREDENTIAL_MAX;
-            return Err(ApiError::new(
-                Code::TooManyStreams,
-                format!("this credential has {max} streams open, which is all that it may"),
-            )
-            .hint("close some of them")
-            .retry_after_s(5));
-        }
-        *open += 1;
-        Ok(StreamPlace { streams: Arc::clone(&self.streams), credential })
-    }
-}
-
-#[derive(Debug)]
-pub struct StreamPlace {
-    streams: Arc<Mutex<HashMap<TokenId, usize>>>,
-    credential: TokenId,
-}
-
-impl Drop for StreamPlace {
-    fn drop(&mut self) {
-        let mut streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(open) = streams.get_mut(&self.credential) {
-            *open -= 1;
-            if *open == 0 {
-                streams.remove(&self.credential);
+    pub fn stream_place(&self, credential: TokenId) -> Result<Place, ApiError> {
+        self.streams.take(credential).map_err(|full| match full {
+            Full::Own(max) => {
+                let text = format!("this credential has {max} streams open, which is all it may");
+                ApiError::new(Code::TooManyStreams, text)
+                    .hint("close some of them")
+                    .retry_after_s(5)
             }
-        }
+            Full::All => {
+                ApiError::new(Code::Unavailable, "too many streams are open").retry_after_s(5)
+            }
+        })
+    }
+
+    /// A place for one more body that is large; free again when dropped.
+    pub fn heavy_place(&self, credential: TokenId) -> Result<Place, ApiError> {
+        self.heavy.take(credential).map_err(|full| match full {
+            Full::Own(max) => {
+                let text = format!("this credential sends {max} large bodies, which is all it may");
+                ApiError::new(Code::RateLimited, text).hint("send fewer at once").retry_after_s(1)
+            }
+            Full::All => ApiError::new(Code::Unavailable, "too many large bodies are being sent")
+                .retry_after_s(2),
+        })
     }
 }

@@ -63,7 +63,7 @@ async fn scale(cx: Cx) -> Result<Reply, ApiError> {
         check_scale(&asked, &release)?;
         let mut after = before.clone();
         after.scale.extend(asked.components.clone());
-        quota::fits(tx, &after, &release.spec)?;
+        quota::fits_as_it_is(tx, &after)?;
         rows::set_scale(tx, org, id, &after.scale)?;
         let wanted = asked.components.iter().map(|(name, count)| format!("{name}={count}"));
         deed.tell(
@@ -127,9 +127,7 @@ async fn set_running(cx: Cx, running: bool) -> Result<Reply, ApiError> {
         let before = apps::find(tx, org, id)?;
         let after = ModelApp { running, ..before.clone() };
         if before.running != running {
-            if running && before.live.is_some() {
-                quota::fits(tx, &after, &live_release(tx, &before)?.spec)?;
-            }
+            quota::fits_as_it_is(tx, &after)?;
             rows::set_running(tx, org, id, running)?;
             let (kind, word) =
                 if running { ("app.started", "started") } else { ("app.stopped", "stopped") };

@@ -10,14 +10,23 @@ use insula_wire::problem::Code;
 
 use crate::error::ApiError;
 
-/// Refuses unless the org has room for `app` as it is in `app`, running `spec`.
+/// Refuses unless the org has room for an app as it is in `app`, running `spec`.
 pub fn fits(tx: &Tx, app: &App, spec: &AppSpec) -> Result<(), ApiError> {
+    fits_asking(tx, app, Ask::of(spec, app))
+}
+
+/// The same for what it has: what is live and what is under way, the greater of both.
+pub fn fits_as_it_is(tx: &Tx, app: &App) -> Result<(), ApiError> {
+    fits_asking(tx, app, quotas::ask_of(tx, app)?)
+}
+
+fn fits_asking(tx: &Tx, app: &App, asked: Ask) -> Result<(), ApiError> {
     if !app.running {
         return Ok(());
     }
     let org = orgs::get(tx, app.org)?.ok_or_else(|| ApiError::not_found("org"))?;
     let others = quotas::ask_without(tx, app.org, Some(app.id))?;
-    decide(&org, others, Ask::of(spec, app))
+    decide(&org, others, asked)
 }
 
 /// Pure: what all others ask for, what this one asks for, and what there may be.

@@ -57,7 +57,9 @@ async fn sign_in(cx: Cx) -> Result<Reply, ApiError> {
             .hint("wait as long as Retry-After says")
             .retry_after_s(seconds)
     };
+    // In this order: who is refused by the first takes nothing from the user's own allowance.
     cx.api.sign_in_addresses.take(cx.names.peer, now_ms).map_err(slow)?;
+    cx.api.sign_in_pairs.take((key.clone(), cx.names.peer), now_ms).map_err(slow)?;
     cx.api.sign_in_emails.take(key, now_ms).map_err(slow)?;
     let email = asked.email.clone();
     let known = cx
@@ -171,9 +173,10 @@ async fn change_password(cx: Cx) -> Result<Reply, ApiError> {
     let asked: ChangePassword = cx.json()?;
     let (user, _) = person(cx.caller()?)?;
     // Whoever holds a stolen session must not be able to guess here without end.
+    let pair = (user.to_string(), cx.names.peer);
     cx.api
-        .sign_in_emails
-        .take(user.to_string(), cx.api.state.clock.now_ms())
+        .sign_in_pairs
+        .take(pair, cx.api.state.clock.now_ms())
         .map_err(|s| ApiError::new(Code::TooManySignIns, "too many attempts").retry_after_s(s))?;
     let stored = cx.read(move |tx| Ok(users::password_hash(tx, user)?)).await?;
     if !cx.api.passwords.verify(&asked.current.0, stored.map(|hash| hash.0)).await? {

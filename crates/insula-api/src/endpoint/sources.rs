@@ -6,7 +6,7 @@ use futures_util::stream;
 use insula_blobs::{Blobs, Kind, Shelf};
 use insula_kit::digest::sha256;
 use insula_model::limits::SOURCE_FILE_MAX;
-use insula_model::{Bytes as Size, Digest};
+use insula_model::{Bytes as Size, Digest, OrgId};
 use insula_store::quotas;
 use insula_wire::problem::Code;
 use insula_wire::rest::source::{
@@ -20,6 +20,7 @@ use crate::error::ApiError;
 use crate::limits;
 use crate::reply::Reply;
 use crate::route::{DEVELOPER, Route, post, put};
+use crate::state::Api;
 
 pub fn routes() -> Vec<Route> {
     vec![
@@ -69,6 +70,7 @@ async fn upload(cx: Cx) -> Result<Reply, ApiError> {
             let max = SOURCE_FILE_MAX;
             return Err(ApiError::new(Code::SourceTooLarge, format!("a chunk may have {max}")));
         }
+        within_uploads(&cx.api, shelf.org, len)?;
         if len as usize > limits::CHUNK_BATCH_BYTES {
             batch.flush().await?;
             frames.large(&cx.api.state.blobs, shelf, digest, len).await?;
@@ -87,6 +89,16 @@ async fn upload(cx: Cx) -> Result<Reply, ApiError> {
     }
     batch.flush().await?;
     shown(&stored)
+}
+
+/// Refuses an org that sends more than it could deploy in a day.
+pub fn within_uploads(api: &Api, org: OrgId, bytes: u64) -> Result<(), ApiError> {
+    let now = api.state.clock.now_ms();
+    api.uploads.take_some(org, bytes as f64, now).map_err(|seconds| {
+        ApiError::new(Code::RateLimited, "the org has sent more of sources than it may in a day")
+            .hint("send only what sources/missing names")
+            .retry_after_s(seconds)
+    })
 }
 
 fn corrupt(want: Digest, got: Digest) -> ApiError {

@@ -12,8 +12,8 @@ use insula_kit::shutdown::Shutdown;
 use serde::Serialize;
 
 use crate::limits::STREAM_KEEP_ALIVE;
+use crate::place::Place;
 use crate::reply::Reply;
-use crate::state::StreamPlace;
 
 /// One event, as it goes over the wire. JSON has no line breaks, so one `data` line is enough.
 pub fn event<T: Serialize>(name: &str, id: Option<u64>, value: &T) -> Bytes {
@@ -23,7 +23,7 @@ pub fn event<T: Serialize>(name: &str, id: Option<u64>, value: &T) -> Bytes {
 }
 
 /// An answer that goes on until `events` ends, the caller hangs up, or the server ends.
-pub fn answer<S>(events: S, place: StreamPlace, shutdown: Shutdown) -> Reply
+pub fn answer<S>(events: S, place: Place, shutdown: Shutdown) -> Reply
 where
     S: Stream<Item = Bytes> + Send + 'static,
 {

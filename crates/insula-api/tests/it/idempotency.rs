@@ -49,7 +49,7 @@ async fn prepare(stage: &Stage, scene: &Scene, route: &Route) -> With {
 }
 
 async fn events_so_far(stage: &Stage) -> u64 {
-    stage.store.read(|tx| events::newest(tx)).await.unwrap().0
+    stage.store.read(events::newest).await.unwrap().0
 }
 
 #[tokio::test]

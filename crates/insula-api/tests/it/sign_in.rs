@@ -62,6 +62,22 @@ async fn guessing_ends_after_a_few_attempts_and_the_pause_is_told() {
 }
 
 #[tokio::test]
+async fn one_stranger_cannot_keep_a_person_out() {
+    let stage = Stage::open().await;
+    stage.invite("default", "ann@example.org", Role::Viewer).await;
+    let from = async |last: u8, password: &str| {
+        let body = json!({ "email": "ann@example.org", "password": password });
+        let with = With { from: Some([127, 0, 0, last].into()), ..With::default() };
+        stage.send("POST", "/v1/sign-in", with.json(&body)).await
+    };
+    for _ in 0..60 {
+        from(2, "wrong").await;
+    }
+    from(2, "wrong").await.refused(429, "too_many_sign_ins");
+    assert_eq!(from(3, PASSWORD).await.status, 201);
+}
+
+#[tokio::test]
 async fn a_session_ends_with_its_time_and_with_a_new_password() {
     let stage = Stage::open().await;
     stage.invite("default", "ann@example.org", Role::Viewer).await;

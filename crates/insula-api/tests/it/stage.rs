@@ -20,7 +20,7 @@ use insula_model::tenancy::Role;
 
 use insula_store::{Store, StoreConfig};
 use serde_json::{Value, json};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::watch;
 
 /// 2026-11-20, so that times look familiar.
@@ -31,11 +31,13 @@ pub struct Stage {
     pub address: SocketAddr,
     pub operator: String,
     pub store: Store,
-    pub blobs: Blobs,
+    pub hub: Hub,
     pub clock: TestClock,
     pub master: Arc<Keyring>,
     pub view: watch::Sender<insula_plan::View>,
     shutdown: Shutdown,
+    /// Kept, so that the hub has somebody to tell.
+    _inbound: tokio::sync::mpsc::Receiver<insula_link::Inbound>,
     folder: tempfile::TempDir,
 }
 
@@ -88,6 +90,8 @@ pub struct With {
     pub body: Vec<u8>,
     pub media_type: Option<&'static str>,
     pub headers: Vec<(&'static str, String)>,
+    /// Of the loopback network: where the request comes from.
+    pub from: Option<std::net::Ipv4Addr>,
 }
 
 impl With {
@@ -131,7 +135,7 @@ impl Stage {
         let store = Store::open(StoreConfig::new(folder.path().join("insula.db"))).unwrap();
         let blobs =
             Blobs::open(BlobConfig::Directory { path: folder.path().join("blobs") }).unwrap();
-        let (hub, _inbound) = Hub::new();
+        let (hub, inbound) = Hub::new();
         let random: Arc<dyn Random> = Arc::new(SystemRandom::new());
         let clock = TestClock::new(NOW_MS);
         let operator = TokenText::generate("inso", &*random).expose().to_owned();
@@ -150,8 +154,8 @@ impl Stage {
         adjust(&mut config);
         let state = ApiState {
             store: store.clone(),
-            blobs: blobs.clone(),
-            hub,
+            blobs,
+            hub: hub.clone(),
             view: seen,
             clock: Arc::new(clock.clone()),
             random,
@@ -162,7 +166,18 @@ impl Stage {
         let address = listener.local_addr().unwrap();
         let shutdown = Shutdown::new();
         tokio::spawn(serve(config, state, listener, shutdown.clone()));
-        Self { address, operator, store, blobs, clock, master, view, shutdown, folder }
+        Self {
+            address,
+            operator,
+            store,
+            hub,
+            clock,
+            master,
+            view,
+            shutdown,
+            folder,
+            _inbound: inbound,
+        }
     }
 
     pub async fn send(&self, method: &str, path: &str, with: With) -> Answer {
@@ -180,7 +195,11 @@ impl Stage {
         path: &str,
         with: With,
     ) -> http::Response<hyper::body::Incoming> {
-        let stream = TcpStream::connect(self.address).await.unwrap();
+        let socket = TcpSocket::new_v4().unwrap();
+        if let Some(from) = with.from {
+            socket.bind((from, 0).into()).unwrap();
+        }
+        let stream = socket.connect(self.address).await.unwrap();
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
         tokio::spawn(async move {

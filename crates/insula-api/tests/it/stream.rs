@@ -8,17 +8,18 @@ use serde_json::{Value, json};
 
 use crate::stage::{Stage, With};
 
-struct Following {
+/// A reader of a stream.
+pub struct Following {
     body: Incoming,
     held: String,
 }
 
 impl Following {
-    async fn open(stage: &Stage, path: &str) -> Self {
+    pub async fn open(stage: &Stage, path: &str) -> Self {
         Self::open_with(stage, path, With::token(&stage.operator)).await
     }
 
-    async fn open_with(stage: &Stage, path: &str, with: With) -> Self {
+    pub async fn open_with(stage: &Stage, path: &str, with: With) -> Self {
         let with = with.header("accept", "text/event-stream");
         let response = stage.begin("GET", path, with).await;
         assert_eq!(response.status(), 200);
@@ -27,7 +28,7 @@ impl Following {
     }
 
     /// The next event's name, id and data; nothing at the end.
-    async fn next(&mut self) -> Option<(String, String, Value)> {
+    pub async fn next(&mut self) -> Option<(String, String, Value)> {
         loop {
             if let Some(at) = self.held.find("\n\n") {
                 let block: String = self.held.drain(..at + 2).collect();

@@ -1,0 +1,190 @@
+//! Logs through a node's session: what an agent says over its socket is what a developer reads.
+
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use hyper_util::rt::TokioIo;
+use insula_link::blobs::{Answer, BlobError, BlobKind, BlobStore, BlobStream};
+use insula_link::{Hub, serve};
+use insula_model::node::{Capacity, NodeMode};
+use insula_model::{Digest, NodeId, OrgId, Timestamp};
+use insula_wire::facts::NodeFacts;
+use insula_wire::node as wire;
+use insula_wire::node::agent_message::Message as FromAgent;
+use insula_wire::node::server_message::Message as ToAgent;
+use serde_json::json;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Streaming;
+use tonic::transport::Endpoint;
+
+use crate::scene::Scene;
+use crate::stage::{Stage, With};
+use crate::stream::Following;
+
+/// Anything that takes longer hangs.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The agent of these stories asks for no blobs.
+struct NoBlobs;
+
+impl BlobStore for NoBlobs {
+    fn get(&self, _: OrgId, _: BlobKind, _: Digest) -> Answer<'_, BlobStream> {
+        Box::pin(async { Err(BlobError::NotFound) })
+    }
+
+    fn put(
+        &self,
+        _: OrgId,
+        _: BlobKind,
+        _: Option<Digest>,
+        _: BlobStream,
+    ) -> Answer<'_, (Digest, u64)> {
+        Box::pin(async { Err(BlobError::NotFound) })
+    }
+}
+
+/// An agent with a session: the protocol's own client.
+struct Agent {
+    sender: mpsc::Sender<wire::AgentMessage>,
+    answers: Streaming<wire::ServerMessage>,
+}
+
+impl Agent {
+    async fn join(stage: &Stage) -> Self {
+        let socket = stage.folder().join("node.sock");
+        let listener = UnixListener::bind(&socket).unwrap();
+        let blobs = std::sync::Arc::new(NoBlobs);
+        tokio::spawn(serve::nodes(stage.hub.clone(), blobs, listener, std::future::pending()));
+        let connector = tower::service_fn(move |_| {
+            let socket = socket.clone();
+            async move { Ok::<_, std::io::Error>(TokioIo::new(UnixStream::connect(socket).await?)) }
+        });
+        let channel =
+            Endpoint::from_static("http://insula").connect_with_connector(connector).await.unwrap();
+        let facts =
+            NodeFacts { capacity: Capacity::default(), mode: NodeMode::Full, runtimes: Vec::new() };
+        let hello = wire::Hello {
+            node: NodeId::from_parts(Timestamp::from_millis(1), [1; 10]).to_string(),
+            name: "one".into(),
+            version: "0.1.0".into(),
+            protocol: wire::PROTOCOL,
+            facts: serde_json::to_string(&facts).unwrap(),
+            generation: 0,
+        };
+        let (sender, receiver) = mpsc::channel(16);
+        let first = wire::AgentMessage { message: Some(FromAgent::Hello(hello)) };
+        sender.send(first).await.unwrap();
+        let mut client = wire::node_client::NodeClient::new(channel);
+        let answers = client.session(ReceiverStream::new(receiver)).await.unwrap().into_inner();
+        let mut agent = Self { sender, answers };
+        assert!(matches!(agent.hear().await, ToAgent::Welcome(_)));
+        wait_for(&stage.hub).await;
+        agent
+    }
+
+    async fn hear(&mut self) -> ToAgent {
+        let answer = tokio::time::timeout(PATIENCE, self.answers.next()).await.unwrap();
+        answer.unwrap().unwrap().message.unwrap()
+    }
+
+    async fn asked_for_logs(&mut self) -> wire::LogRequest {
+        loop {
+            if let ToAgent::LogRequest(request) = self.hear().await {
+                return request;
+            }
+        }
+    }
+
+    async fn say(&self, stream: u64, lines: &[(i64, &str)], end: bool) {
+        let entries = lines.iter().map(|(at_ms, line)| wire::LogEntry {
+            at_ms: *at_ms,
+            instance: "ins_x".into(),
+            component: "web".into(),
+            channel: 2,
+            line: line.as_bytes().to_vec(),
+            sequence: u64::try_from(*at_ms).unwrap(),
+        });
+        let chunk =
+            wire::LogChunk { stream, entries: entries.collect(), end, ..Default::default() };
+        let message = wire::AgentMessage { message: Some(FromAgent::Log(chunk)) };
+        self.sender.send(message).await.unwrap();
+    }
+}
+
+/// The session is known to the hub by the time of the welcome, or a moment later.
+async fn wait_for(hub: &Hub) {
+    let joined = async {
+        while hub.nodes_connected().is_empty() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, joined).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_page_of_a_log_is_what_the_nodes_have() {
+    let stage = Stage::open().await;
+    let scene = Scene::set(&stage, "acme", 1).await;
+    let mut agent = Agent::join(&stage).await;
+    let path = format!(
+        "/v1/orgs/acme/apps/{}/logs?tail=2&component=web&grep=a%20b&since=1970-01-01T00:00:00Z",
+        scene.ids["app"]
+    );
+    let answering = async {
+        let asked = agent.asked_for_logs().await;
+        assert_eq!((asked.app.as_str(), asked.component.as_str()), (&*scene.ids["app"], "web"));
+        assert_eq!((asked.tail, asked.grep.as_str(), asked.follow), (2, "a b", false));
+        agent.say(asked.stream, &[(3, "third"), (1, "first")], false).await;
+        agent.say(asked.stream, &[(2, "second \u{fffd}\n")], true).await;
+    };
+    let (answer, ()) = tokio::join!(stage.get(&stage.operator, &path), answering);
+    let page = answer.ok();
+    let lines: Vec<_> = page["items"].as_array().unwrap().iter().map(|l| &l["line"]).collect();
+    assert_eq!(lines, ["second \u{fffd}\n", "third"], "in order, and only the last two");
+    assert_eq!(page["items"][0]["channel"], "err");
+    assert_eq!(page["items"][0]["at"], "1970-01-01T00:00:00.002Z");
+}
+
+#[tokio::test]
+async fn a_log_is_followed_until_its_reader_goes_away() {
+    let stage = Stage::open().await;
+    let scene = Scene::set(&stage, "acme", 1).await;
+    let mut agent = Agent::join(&stage).await;
+    let path = format!("/v1/orgs/acme/apps/{}/logs?follow=true", scene.ids["app"]);
+    let mut following = Following::open(&stage, &path).await;
+    let asked = agent.asked_for_logs().await;
+    assert!(asked.follow);
+    agent.say(asked.stream, &[(1, "one\nevent: end\n\n")], false).await;
+    let (name, _, data) = following.next().await.unwrap();
+    assert_eq!((name.as_str(), &data["line"]), ("log", &json!("one\nevent: end\n\n")));
+    drop(following);
+    loop {
+        // The reader's end is noticed when there is something to write, or at the next comment.
+        agent.say(asked.stream, &[(2, "two")], false).await;
+        let heard = tokio::time::timeout(Duration::from_millis(20), agent.answers.next()).await;
+        if let Ok(Some(Ok(message))) = heard {
+            if let Some(ToAgent::LogCancel(cancel)) = message.message {
+                assert_eq!(cancel.stream, asked.stream);
+                break;
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_builds_log_ends_with_an_event_of_its_own() {
+    let stage = Stage::open().await;
+    let scene = Scene::set(&stage, "acme", 1).await;
+    let mut agent = Agent::join(&stage).await;
+    let path = format!("/v1/orgs/acme/builds/{}/log", scene.ids["build"]);
+    let with = With::token(&stage.operator);
+    let mut following = Following::open_with(&stage, &path, with).await;
+    let asked = agent.asked_for_logs().await;
+    assert_eq!((asked.build.as_str(), asked.app.as_str()), (&*scene.ids["build"], ""));
+    agent.say(asked.stream, &[(1, "installing")], true).await;
+    assert_eq!(following.next().await.unwrap().2["line"], "installing");
+    assert_eq!(following.next().await.unwrap().0, "end");
+    assert!(following.next().await.is_none());
+}
