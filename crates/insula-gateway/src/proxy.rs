@@ -142,7 +142,7 @@ impl Handler for Guest {
             None => self.answer(visit, link, &id, &mut asked, &mut counts).await,
         };
         let response = answered.unwrap_or_else(|trouble| {
-            info!(request_id = %id, %method, host = asked.host, path = asked.path, status = trouble.status().as_u16(), cause = trouble.code(), "answered by the gateway itself");
+            self.note(trouble, &id, &method, &asked);
             let mut response = page::answer(trouble, &id, &asked.accept);
             forward::to_visitor(response.headers_mut(), &id);
             response
@@ -184,6 +184,17 @@ enum Sent {
 }
 
 impl Guest {
+    /// Loud when an app is in trouble, quiet when a visitor is: anybody can ask for nonsense.
+    fn note(&self, trouble: Trouble, id: &RequestId, method: &Method, asked: &Asked) {
+        let (status, cause) = (trouble.status(), trouble.code());
+        let (host, path) = (asked.host.as_str(), asked.path.as_str());
+        if status.is_server_error() && trouble != Trouble::Version {
+            info!(request_id = %id, %method, host, path, status = status.as_u16(), cause, "no answer but ours");
+        } else {
+            debug!(request_id = %id, %method, host, path, status = status.as_u16(), cause, "no answer but ours");
+        }
+    }
+
     async fn answer(
         &self,
         visit: Visit,

@@ -181,8 +181,8 @@ fn threads(asked: Option<usize>) -> usize {
 fn bound_by_descriptors(limits: &mut Limits, threads: usize) {
     let mut files = getrlimit(Resource::Nofile);
     if files.current != files.maximum {
-        let raised = rustix::process::Rlimit { current: files.maximum, ..files.clone() };
-        match setrlimit(Resource::Nofile, raised.clone()) {
+        let raised = rustix::process::Rlimit { current: files.maximum, ..files };
+        match setrlimit(Resource::Nofile, raised) {
             Ok(()) => files = raised,
             Err(error) => warn!(%error, "cannot raise the limit of open files"),
         }

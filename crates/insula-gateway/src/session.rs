@@ -82,7 +82,8 @@ impl Session {
         let mut acknowledged: Option<(Generation, BTreeSet<InstanceId>)> = None;
         let common = Arc::clone(&self.common);
         let interval = common.limits.traffic_interval;
-        let mut report_at: Option<tokio::time::Instant> = None;
+        // What was counted without a server has told nobody that it was.
+        let mut report_at = Some(tokio::time::Instant::now() + interval);
         loop {
             tokio::select! {
                 received = incoming.message() => {
