@@ -189,7 +189,11 @@ fn has_runtimes(found: &Detected, there: &[&RuntimeFound]) -> Result<(), ApiErro
     let steps = found.plan.steps.iter().map(|step| step.runtime);
     let mut lacking: Vec<Runtime> = components
         .chain(steps)
-        .filter(|runtime| *runtime != Runtime::Files)
+        // Files and shells are on every node.
+        .filter(|runtime| match runtime {
+            Runtime::Python | Runtime::Node => true,
+            Runtime::Files | Runtime::Host => false,
+        })
         .filter(|runtime| !there.iter().any(|found| found.runtime == *runtime))
         .collect();
     lacking.sort();
