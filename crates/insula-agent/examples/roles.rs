@@ -53,7 +53,10 @@ fn agent(data: PathBuf, socket: PathBuf, tag: &str) -> ExitCode {
         capacity: None,
         build: BuildSettings {
             env: std::env::vars().filter_map(inherited).collect(),
-            read_only: vec![],
+            read_only: std::env::var_os("READ_ONLY")
+                .iter()
+                .flat_map(std::env::split_paths)
+                .collect(),
         },
         open_usr_local: false,
         names,

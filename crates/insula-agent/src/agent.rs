@@ -1,6 +1,5 @@
 //! Puts the parts together, and takes them apart in the right order.
 
-use std::collections::BTreeSet;
 use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, RwLock};
@@ -9,6 +8,8 @@ use insula_kit::clock::{Clock, SystemClock};
 use insula_kit::files::FileError;
 use insula_kit::random::{Random, SystemRandom};
 use insula_kit::shutdown::{Cause, Shutdown};
+use insula_model::Bytes;
+use insula_sandbox::SandboxId;
 use insula_sandbox::net::NetError;
 use insula_wire::node as wire;
 use tokio::sync::mpsc;
@@ -30,10 +31,13 @@ use crate::sandbox::SandboxError;
 use crate::server::Server;
 use crate::session::Session;
 use crate::shared::Shared;
-use crate::{facts, host, keeper};
+use crate::{facts, host, keeper, tree};
 
 /// Targets on their way from the session: each holds everything, so few are enough.
 const TARGETS_QUEUE: usize = 2;
+
+/// Of all apps together; each has a bound of its own as well.
+const CACHES_MAX: Bytes = Bytes::gib(8);
 
 #[derive(Debug, thiserror::Error)]
 pub enum AgentError {
@@ -82,13 +86,19 @@ pub async fn run(config: AgentConfig, shutdown: Shutdown) -> Result<(), AgentErr
     let data = config.data.clone();
     on_thread(move || keeper::spawn_if_absent(&data)).await?.map_err(AgentError::Keeper)?;
     let (records, foreign) = InstanceRecord::load_all(&layout).map_err(AgentError::Records)?;
-    for path in foreign {
+    let named = Named { records: &records, foreign: &foreign };
+    host::sweep_sandboxes(&sandboxes, |id| named.has(id)).await?;
+    for path in &foreign {
         tracing::error!(path = %path.display(), "not a record of this version: let alone");
     }
-    let named: BTreeSet<_> = records.iter().filter_map(|it| it.sandbox.clone()).collect();
-    host::sweep_sandboxes(&sandboxes, &named).await?;
 
     let server = Server::new(&config.server);
+    let caches = layout.build_caches();
+    tokio::task::spawn_blocking(move || {
+        if let Err(error) = tree::trim(&caches, CACHES_MAX) {
+            tracing::warn!(%error, "trim the caches of builds");
+        }
+    });
     let artifacts = Artifacts::open(&layout, server.clone(), config.host.mode())
         .map_err(AgentError::Artifacts)?;
     let shared = Arc::new(Shared {
@@ -130,6 +140,7 @@ pub async fn run(config: AgentConfig, shutdown: Shutdown) -> Result<(), AgentErr
     };
     let session = tokio::spawn(session.keep(shutdown.clone()));
     let upkeep = tokio::spawn(host::keep(shared, net, shutdown.clone()));
+    let keeping = tokio::spawn(host::keep_keeper(config.data, shutdown.clone()));
     let cause = tokio::select! {
         // The session hears of the end as well, and closes the channel of Targets.
         () = node.run(&mut received) => shutdown.cause().unwrap_or(Cause::Own),
@@ -147,7 +158,27 @@ pub async fn run(config: AgentConfig, shutdown: Shutdown) -> Result<(), AgentErr
     }
     session.abort();
     upkeep.abort();
+    keeping.abort();
     Ok(())
+}
+
+/// The sandboxes that some record speaks for.
+struct Named<'a> {
+    records: &'a [InstanceRecord],
+    /// Records that cannot be read: what they speak for is known by their name alone.
+    foreign: &'a [PathBuf],
+}
+
+impl Named<'_> {
+    fn has(&self, sandbox: &SandboxId) -> bool {
+        let is_of = |path: &PathBuf| {
+            let instance = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
+            let attempt = sandbox.as_str().strip_prefix(instance);
+            attempt.is_some_and(|attempt| attempt.starts_with('-'))
+        };
+        self.records.iter().any(|it| it.sandbox.as_ref() == Some(sandbox))
+            || self.foreign.iter().any(is_of)
+    }
 }
 
 /// What each instance uses now. Reads a few files of the kernel for each.

@@ -31,31 +31,23 @@ pub struct BoardWatch {
 
 impl Board {
     pub fn set_generation(&self, generation: Generation) {
-        self.change(|state| state.generation = generation);
+        self.change(|state| std::mem::replace(&mut state.generation, generation) != generation);
     }
 
     pub fn put_instance(&self, report: InstanceReport) {
-        self.change(|state| {
-            state.instances.insert(report.id, report);
-        });
+        self.change(|state| state.instances.insert(report.id, report.clone()) != Some(report));
     }
 
     pub fn remove_instance(&self, id: InstanceId) {
-        self.change(|state| {
-            state.instances.remove(&id);
-        });
+        self.change(|state| state.instances.remove(&id).is_some());
     }
 
     pub fn put_build(&self, id: BuildId, phase: BuildPhase) {
-        self.change(|state| {
-            state.builds.insert(id, phase);
-        });
+        self.change(|state| state.builds.insert(id, phase.clone()) != Some(phase));
     }
 
     pub fn remove_build(&self, id: BuildId) {
-        self.change(|state| {
-            state.builds.remove(&id);
-        });
+        self.change(|state| state.builds.remove(&id).is_some());
     }
 
     pub fn report(&self) -> NodeReport {
@@ -69,13 +61,10 @@ impl Board {
         BoardWatch { state }
     }
 
-    /// Wakes nobody when nothing is different: half of all probes change nothing.
-    fn change(&self, change: impl FnOnce(&mut State)) {
-        self.state.send_if_modified(|state| {
-            let before = state.clone();
-            change(state);
-            before != *state
-        });
+    /// `change` says whether anything is different: half of all probes change nothing, and then
+    /// nobody is woken.
+    fn change(&self, change: impl FnOnce(&mut State) -> bool) {
+        self.state.send_if_modified(change);
     }
 }
 

@@ -92,12 +92,7 @@ pub async fn down(data: &Path) -> Result<DownReport, DownError> {
         InstanceRecord::remove(&layout, record.id()).map_err(DownError::Records)?;
     }
     for path in [layout.builds(), layout.scratch()] {
-        match std::fs::remove_dir_all(&path) {
-            Err(source) if source.kind() != io::ErrorKind::NotFound => {
-                return Err(DownError::Remove { path, source });
-            }
-            Ok(()) | Err(_) => {}
-        }
+        crate::tree::remove(&path).map_err(|source| DownError::Remove { path, source })?;
     }
     crate::keeper::stop(data).map_err(DownError::Keeper)?;
     if let Some(net) = &identity.net {

@@ -1,6 +1,7 @@
 //! Keeps the host's share in order: its network, and nothing left over from what is gone.
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,11 +10,14 @@ use insula_sandbox::SandboxId;
 use insula_sandbox::net::{self, NetConfig};
 
 use crate::error::chain;
+use crate::keeper;
 use crate::sandbox::{SandboxError, Sandboxes};
 use crate::shared::Shared;
 
 /// Somebody who reloads the firewall of the machine cuts our instances off for at most this long.
 const LOOK_EVERY: Duration = Duration::from_secs(30);
+/// Two system calls; a keeper that was killed is missed for at most this long.
+const KEEPER_LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// Before anything runs: the network stands, or the agent does not start.
 pub fn prepare(net: &NetConfig) -> Result<(), net::NetError> {
@@ -24,10 +28,10 @@ pub fn prepare(net: &NetConfig) -> Result<(), net::NetError> {
 /// that it was about to write down.
 pub async fn sweep_sandboxes(
     sandboxes: &Sandboxes,
-    named: &BTreeSet<SandboxId>,
+    is_named: impl Fn(&SandboxId) -> bool,
 ) -> Result<(), SandboxError> {
     for record in sandboxes.list().await? {
-        if !named.contains(&record.id) {
+        if !is_named(&record.id) {
             tracing::info!(sandbox = %record.id, "remove a sandbox that no record names");
             sandboxes.destroy(record).await?;
         }
@@ -37,6 +41,21 @@ pub async fn sweep_sandboxes(
         tracing::warn!(sandbox = %id, error = %chain(&error), "remove a sandbox that was half-made");
     }
     Ok(())
+}
+
+/// Output waits in pipes while there is no keeper, and they do not hold much.
+pub async fn keep_keeper(data: PathBuf, shutdown: Shutdown) {
+    loop {
+        tokio::select! {
+            _ = shutdown.requested() => return,
+            () = tokio::time::sleep(KEEPER_LOOK_EVERY) => {}
+        }
+        let data = data.clone();
+        let started = tokio::task::spawn_blocking(move || keeper::spawn_if_absent(&data)).await;
+        if let Ok(Err(error)) = started {
+            tracing::warn!(%error, "start the keeper again");
+        }
+    }
 }
 
 /// Looks now and then, and repairs.

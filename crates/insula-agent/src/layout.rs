@@ -83,7 +83,11 @@ impl Layout {
 
     /// What an app's builds keep for the next one (pip's and npm's caches).
     pub fn build_cache(&self, app: AppId) -> PathBuf {
-        self.agent().join("cache").join(app.to_string())
+        self.build_caches().join(app.to_string())
+    }
+
+    pub fn build_caches(&self) -> PathBuf {
+        self.agent().join("cache")
     }
 
     /// The sandboxes of instances and builds, one folder each, beside our sockets.

@@ -35,6 +35,7 @@ mod sandbox;
 mod server;
 mod session;
 mod shared;
+mod tree;
 
 pub use agent::{AgentError, run};
 pub use config::{AgentConfig, BuildSettings, Endpoint, HostAccess};

@@ -63,6 +63,9 @@ impl NameBoard {
 
     pub fn set(&self, tenant: Tenant, presence: Option<Presence>) {
         let mut inner = self.inner.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if inner.get(&tenant) == presence.as_ref() {
+            return;
+        }
         match presence {
             Some(presence) => inner.insert(tenant, presence),
             None => inner.remove(&tenant),

@@ -36,6 +36,15 @@ pub enum BlobError {
         #[source]
         source: Box<Status>,
     },
+    /// It will not take it another time either.
+    #[error("{doing} {kind} {digest}")]
+    Refused {
+        doing: &'static str,
+        kind: &'static str,
+        digest: String,
+        #[source]
+        source: Box<Status>,
+    },
     #[error("the server fell silent while it sent {kind} {digest}")]
     Silent { kind: &'static str, digest: Digest },
     #[error("{kind} {digest} is larger than the {max} bytes that it may have")]
@@ -54,11 +63,45 @@ pub enum BlobError {
 }
 
 impl BlobError {
+    fn of(doing: &'static str, kind: &'static str, digest: Digest, status: Status) -> Self {
+        let refused = match status.code() {
+            Code::NotFound => return Self::Missing { kind, digest },
+            Code::InvalidArgument
+            | Code::AlreadyExists
+            | Code::PermissionDenied
+            | Code::ResourceExhausted
+            | Code::FailedPrecondition
+            | Code::OutOfRange
+            | Code::Unimplemented
+            | Code::Unauthenticated => true,
+            Code::Ok
+            | Code::Cancelled
+            | Code::Unknown
+            | Code::DeadlineExceeded
+            | Code::Aborted
+            | Code::Internal
+            | Code::Unavailable
+            | Code::DataLoss => false,
+        };
+        let (digest, source) = (digest.to_string(), Box::new(status));
+        if refused {
+            Self::Refused { doing, kind, digest, source }
+        } else {
+            Self::Away { doing, kind, digest, source }
+        }
+    }
+
+    /// The org has used up what it may store.
+    pub fn is_quota(&self) -> bool {
+        matches!(self, Self::Refused { source, .. } if source.code() == Code::ResourceExhausted)
+    }
+
     /// The server is away, and will be back.
     pub fn is_passing(&self) -> bool {
         match self {
             Self::Away { .. } | Self::Silent { .. } => true,
             Self::Missing { .. }
+            | Self::Refused { .. }
             | Self::TooLarge { .. }
             | Self::NotIt { .. }
             | Self::Disk { .. }
@@ -127,38 +170,21 @@ impl Server {
         mut write: impl FnMut(&[u8]) -> io::Result<()>,
     ) -> Result<u64, BlobError> {
         let kind_text = kind.as_str();
-        let away = |doing, source: Status| BlobError::Away {
-            doing,
-            kind: kind_text,
-            digest: digest.to_string(),
-            source: Box::new(source),
-        };
         let request = wire::BlobRequest {
             org: org.to_string(),
             kind: kind_text.into(),
             digest: digest.to_string(),
         };
         let answer = self.client().get_blob(request).await;
-        let mut pieces = match answer {
-            Ok(response) => response.into_inner(),
-            Err(status) if status.code() == Code::NotFound => {
-                return Err(BlobError::Missing { kind: kind_text, digest });
-            }
-            Err(status) => return Err(away("ask for", status)),
-        };
+        let failed = |doing| move |status| BlobError::of(doing, kind_text, digest, status);
+        let mut pieces = answer.map_err(failed("ask for"))?.into_inner();
         let (mut hash, mut size) = (Context::new(&SHA256), 0u64);
         loop {
             let piece = tokio::time::timeout(PIECE_TIME_MAX, pieces.message())
                 .await
                 .map_err(|_| BlobError::Silent { kind: kind_text, digest })?;
-            let data = match piece {
-                Ok(Some(piece)) => piece.data,
-                Ok(None) => break,
-                Err(status) if status.code() == Code::NotFound => {
-                    return Err(BlobError::Missing { kind: kind_text, digest });
-                }
-                Err(status) => return Err(away("fetch", status)),
-            };
+            let Some(piece) = piece.map_err(failed("fetch"))? else { break };
+            let data = piece.data;
             size += data.len() as u64;
             if size > max {
                 return Err(BlobError::TooLarge { kind: kind_text, digest, max });
@@ -209,12 +235,7 @@ impl Server {
             .client()
             .put_blob(chunks)
             .await
-            .map_err(|source| BlobError::Away {
-                doing: "store",
-                kind: kind.as_str(),
-                digest: digest.to_string(),
-                source: Box::new(source),
-            })?
+            .map_err(|status| BlobError::of("store", kind.as_str(), digest, status))?
             .into_inner();
         if receipt.digest != digest.to_string() {
             return Err(BlobError::Receipt { sent: digest, got: receipt.digest });

@@ -25,6 +25,7 @@ use super::layer::{self, LayerError};
 use super::pack::Opaque;
 use crate::layout::Layout;
 use crate::server::{BlobError, BlobKind, Server};
+use crate::tree;
 
 /// Of what no Target names: enough for the releases that a team goes back to.
 pub const UNUSED_BYTES_MAX: u64 = 4 << 30;
@@ -175,10 +176,7 @@ impl Artifacts {
     /// Takes over what an earlier agent left, and removes what it left half-made.
     pub fn open(layout: &Layout, server: Server, mode: NodeMode) -> io::Result<Arc<Self>> {
         std::fs::create_dir_all(layout.artifacts())?;
-        match std::fs::remove_dir_all(layout.scratch()) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            Ok(()) | Err(_) => {}
-        }
+        tree::remove(&layout.scratch())?;
         std::fs::create_dir_all(layout.scratch())?;
         let booted_since = crate::boot::changed(&layout.artifacts().join("boot-id"))?;
         let mut inner = Inner::default();
@@ -191,7 +189,7 @@ impl Artifacts {
             let seal: Option<Seal> = insula_kit::files::read_json(&seal_of(&path)).ok();
             match seal {
                 // What was not synced before a power cut may have holes.
-                None if booted_since => std::fs::remove_dir_all(&path)?,
+                None if booted_since => tree::remove(&path)?,
                 seal => {
                     let bytes = seal.map_or(0, |seal| seal.bytes);
                     let entry = Entry { bytes, whole: true, ..Entry::default() };
@@ -391,7 +389,7 @@ impl Artifacts {
         let chunks = self.layout.chunks();
         tokio::task::spawn_blocking(move || {
             for path in gone {
-                if let Err(error) = std::fs::remove_dir_all(&path) {
+                if let Err(error) = tree::remove(&path) {
                     tracing::warn!(%error, path = %path.display(), "remove an unused artifact");
                 }
             }
@@ -464,15 +462,10 @@ fn rename(from: &Path, to: &Path) -> Result<(), PrepareError> {
 
 async fn remove_if_there(path: &Path) -> Result<(), PrepareError> {
     let folder = path.to_owned();
-    let removed = tokio::task::spawn_blocking(move || std::fs::remove_dir_all(folder))
+    tokio::task::spawn_blocking(move || tree::remove(&folder))
         .await
-        .map_err(|_| PrepareError::Thread)?;
-    match removed {
-        Err(source) if source.kind() != io::ErrorKind::NotFound => {
-            Err(PrepareError::Disk { doing: "remove", path: path.to_owned(), source })
-        }
-        Ok(()) | Err(_) => Ok(()),
-    }
+        .map_err(|_| PrepareError::Thread)?
+        .map_err(|source| PrepareError::Disk { doing: "remove", path: path.to_owned(), source })
 }
 
 #[cfg(test)]

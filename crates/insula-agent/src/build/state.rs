@@ -8,6 +8,7 @@ use insula_model::observed::BuildPhase;
 use serde::{Deserialize, Serialize};
 
 use crate::layout::Layout;
+use crate::tree;
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BuildState {
@@ -29,10 +30,7 @@ impl BuildState {
     }
 
     pub fn remove(layout: &Layout, id: BuildId) -> io::Result<()> {
-        match std::fs::remove_dir_all(layout.build(id)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            Ok(()) | Err(_) => Ok(()),
-        }
+        tree::remove(&layout.build(id))
     }
 }
 

@@ -24,7 +24,7 @@ use super::output::{BuildLog, Pipes};
 use super::settings::Settings;
 use super::spec::{Surroundings, spec};
 use super::state::BuildState;
-use super::watch::{CACHE_MAX, DiskWatch, is_full, size};
+use super::watch::{CACHE_MAX, DiskWatch, is_full};
 use crate::artifact::{Lease, Opaque, PackError, Packed, pack};
 use crate::error::chain;
 use crate::instance::shortened;
@@ -34,6 +34,7 @@ use crate::places::Held;
 use crate::sandbox::SandboxError;
 use crate::server::{BlobError, BlobKind, pieces_of};
 use crate::shared::Shared;
+use crate::tree;
 
 /// A server that is away takes the result when it is back.
 const STORE_AGAIN: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
@@ -86,6 +87,7 @@ impl BuildError {
         let code = match &self {
             Self::Cause(cause) => return (**cause).clone(),
             Self::Pack(error) if error.is_full() => CauseCode::DiskFull,
+            Self::Blob(error) if error.is_quota() => CauseCode::QuotaExceeded,
             Self::Disk { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
                 CauseCode::DiskFull
             }
@@ -298,7 +300,7 @@ impl BuildTask {
                 }
                 Ok(()) | Err(_) => {}
             }
-            if size(&cache) > Bytes(CACHE_MAX.0 / 2) {
+            if tree::size(&cache) > Bytes(CACHE_MAX.0 / 2) {
                 // Half full with what nobody may need any more; it fills again.
                 remove(&cache)?;
             }
@@ -491,10 +493,9 @@ fn failure(step: &BuildStep, exit: Exit, starved: bool, full: bool, target: &Bui
 }
 
 fn remove(path: &Path) -> Result<(), BuildError> {
-    match std::fs::remove_dir_all(path) {
-        Err(source) if source.kind() != io::ErrorKind::NotFound => {
-            Err(BuildError::Disk { doing: "remove", path: path.to_owned(), source })
-        }
-        Ok(()) | Err(_) => Ok(()),
-    }
+    tree::remove(path).map_err(|source| BuildError::Disk {
+        doing: "remove",
+        path: path.to_owned(),
+        source,
+    })
 }

@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 use insula_model::Bytes;
 use insula_model::deployment::{Cause, CauseCode};
 
+use crate::tree::size;
+
 /// Left to everybody else on the disk.
 const FREE_MIN: Bytes = Bytes::mib(256);
 /// What one app's package managers may keep between builds.
@@ -61,24 +63,6 @@ pub fn is_full(path: &Path) -> bool {
 fn free(path: &Path) -> io::Result<Bytes> {
     let about = rustix::fs::statvfs(path)?;
     Ok(Bytes(about.f_bavail.saturating_mul(about.f_frsize)))
-}
-
-/// Of all files below, as the disk counts them. What cannot be read is not counted.
-pub fn size(path: &Path) -> Bytes {
-    use std::os::unix::fs::MetadataExt;
-    let mut total = 0u64;
-    let mut folders = vec![path.to_owned()];
-    while let Some(folder) = folders.pop() {
-        for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
-            let Ok(about) = entry.metadata() else { continue };
-            // The disk counts in units of 512 bytes, whatever its block is.
-            total = total.saturating_add(about.blocks().saturating_mul(512));
-            if about.is_dir() {
-                folders.push(entry.path());
-            }
-        }
-    }
-    Bytes(total)
 }
 
 #[cfg(test)]

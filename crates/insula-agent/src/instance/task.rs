@@ -10,7 +10,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use insula_kit::seal::SecretBytes;
+use insula_model::deployment::{Cause, CauseCode};
 use insula_model::observed::{ExitNote, InstancePhase, InstanceReport};
+use insula_model::spec::Isolation;
 use insula_model::target::{InstanceIntent, InstanceTarget};
 use insula_model::{Timestamp, VariableName};
 use insula_sandbox::{Record, SandboxId};
@@ -291,6 +293,9 @@ impl InstanceTask {
     }
 
     async fn prepare(&mut self) {
+        if let Some(cause) = unfit(&self.record.target) {
+            return self.see(Seen::Unprepared { cause });
+        }
         let (org, artifact) = (self.record.target.place.org, self.record.target.artifact);
         let artifacts = Arc::clone(&self.shared.artifacts);
         let mut assignment = self.assignment.clone();
@@ -552,5 +557,18 @@ impl InstanceTask {
             ready_since: life.ready_since,
             warnings: self.warnings.values().cloned().collect(),
         });
+    }
+}
+
+/// What this node cannot give. Less isolation than was asked for is never an answer.
+fn unfit(target: &InstanceTarget) -> Option<Cause> {
+    match target.isolation {
+        Isolation::Standard => None,
+        Isolation::Gvisor | Isolation::Microvm => {
+            let message = "this node has no driver for the isolation that was asked for";
+            let mut cause = Cause::new(CauseCode::StartFailed, message);
+            cause.hint = Some("set `isolation = \"standard\"`, or add a node that has one".into());
+            Some(cause)
+        }
     }
 }

@@ -36,6 +36,8 @@ pub struct LogStreams {
 /// Everything that reading needs, apart from the session.
 struct Reader {
     root: LogRoot,
+    /// Whose lines they are, as far as it was asked already.
+    components: HashMap<InstanceId, String>,
     watch: Arc<LogWatch>,
     stream: u64,
     out: mpsc::Sender<wire::AgentMessage>,
@@ -54,6 +56,13 @@ enum StreamError {
     /// The session is over; nobody needs to be told.
     #[error("the session ended")]
     Over,
+}
+
+/// Whose log it is.
+#[derive(Debug, Clone, Copy)]
+enum Of {
+    App(AppId),
+    Build(BuildId),
 }
 
 enum Asked {
@@ -108,7 +117,8 @@ impl LogStreams {
             None => Arc::clone(self.watch.insert(LogWatch::start()?)),
         };
         let (root, out) = (self.root.clone(), self.out.clone());
-        Ok((asked, Reader { root, watch, stream: request.stream, out }))
+        let components = HashMap::new();
+        Ok((asked, Reader { root, components, watch, stream: request.stream, out }))
     }
 }
 
@@ -143,13 +153,14 @@ fn parse(request: &wire::LogRequest) -> Result<Asked, StreamError> {
 }
 
 impl Reader {
-    async fn read(self, asked: Asked) -> Result<(), StreamError> {
+    async fn read(mut self, asked: Asked) -> Result<(), StreamError> {
         match asked {
             Asked::App { query, follow: true } => {
+                let app = query.app;
                 let mut follower = Follower::new(&self.watch, self.root.clone(), *query);
                 loop {
                     let page = follower.next().await?;
-                    self.send(page, None).await?;
+                    self.send(page, Of::App(app)).await?;
                 }
             }
             Asked::App { query, follow: false } => self.history(*query).await,
@@ -157,7 +168,7 @@ impl Reader {
                 let mut pages = builds::Pages::new(self.root.clone(), build, tail);
                 loop {
                     let (page, ended) = pages.next().await?;
-                    self.send(page, Some(build)).await?;
+                    self.send(page, Of::Build(build)).await?;
                     match ended {
                         Ended::Yes => return Ok(()),
                         Ended::No if !follow => return Ok(()),
@@ -168,14 +179,14 @@ impl Reader {
         }
     }
 
-    async fn history(&self, mut asked: LogQuery) -> Result<(), StreamError> {
+    async fn history(&mut self, mut asked: LogQuery) -> Result<(), StreamError> {
         loop {
             let (root, now) = (self.root.clone(), asked.clone());
             let page = tokio::task::spawn_blocking(move || query(&root, &now))
                 .await
                 .map_err(LogError::Thread)??;
             let (more, cursor) = (page.more, page.cursor.clone());
-            self.send(page, None).await?;
+            self.send(page, Of::App(asked.app)).await?;
             if !more || asked.tail.is_some() {
                 return Ok(());
             }
@@ -183,18 +194,36 @@ impl Reader {
         }
     }
 
-    async fn send(&self, page: Page, build: Option<BuildId>) -> Result<(), StreamError> {
+    async fn send(&mut self, page: Page, of: Of) -> Result<(), StreamError> {
         let mut entries = Vec::new();
         let mut bytes = 0;
         for entry in page.entries {
             bytes += entry.text.len() + size_of::<Entry>();
-            entries.push(to_wire(entry, build));
+            let component = match (of, entry.instance) {
+                (Of::App(app), Some(instance)) => self.component(app, instance),
+                (Of::App(_) | Of::Build(_), _) => String::new(),
+            };
+            entries.push(to_wire(entry, of, component));
             if bytes >= CHUNK_BYTES {
                 self.push(std::mem::take(&mut entries)).await?;
                 bytes = 0;
             }
         }
         if entries.is_empty() { Ok(()) } else { self.push(entries).await }
+    }
+
+    /// By the folder that its log lies in.
+    fn component(&mut self, app: AppId, instance: InstanceId) -> String {
+        if let Some(known) = self.components.get(&instance) {
+            return known.clone();
+        }
+        let folders = std::fs::read_dir(self.root.app(app)).into_iter().flatten().flatten();
+        let name = folders
+            .filter(|folder| folder.path().join(instance.to_string()).is_dir())
+            .find_map(|folder| folder.file_name().into_string().ok())
+            .unwrap_or_default();
+        self.components.insert(instance, name.clone());
+        name
     }
 
     async fn push(&self, entries: Vec<wire::LogEntry>) -> Result<(), StreamError> {
@@ -204,16 +233,16 @@ impl Reader {
     }
 }
 
-fn to_wire(entry: Entry, build: Option<BuildId>) -> wire::LogEntry {
-    let instance = match (entry.instance, build) {
+fn to_wire(entry: Entry, of: Of, component: String) -> wire::LogEntry {
+    let instance = match (entry.instance, of) {
         (Some(instance), _) => instance.to_string(),
-        (None, Some(build)) => build.to_string(),
-        (None, None) => String::new(),
+        (None, Of::Build(build)) => build.to_string(),
+        (None, Of::App(_)) => String::new(),
     };
     wire::LogEntry {
         at_ms: entry.at.as_millis(),
         instance,
-        component: String::new(),
+        component,
         channel: match entry.stream {
             Stream::Out => 1,
             Stream::Err => 2,

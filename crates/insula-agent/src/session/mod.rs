@@ -14,6 +14,7 @@ use futures_util::stream::{PollNext, select_with_strategy};
 use insula_kit::backoff::Backoff;
 use insula_kit::random::Random;
 use insula_kit::shutdown::Shutdown;
+use insula_model::observed::NodeReport;
 use insula_model::{NodeId, NodeName};
 use insula_wire::facts::NodeFacts;
 use insula_wire::node::agent_message::Message as Up;
@@ -24,7 +25,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
-use crate::board::Board;
+use crate::board::{Board, BoardWatch};
 use crate::error::chain;
 use crate::log::LogRoot;
 use crate::server::Server;
@@ -40,6 +41,10 @@ const BULK_QUEUE: usize = 16;
 const HEARTBEATS_LOST_MAX: u32 = 5;
 /// From dialling to `Welcome`.
 const GREETING_TIME_MAX: Duration = Duration::from_secs(10);
+/// A report names everything, so a node that starts a thousand instances at once would say a
+/// million things; a twentieth of a second later it says most of them once. With ten instances
+/// this is half a millisecond.
+const REPORT_PAUSE_PER_INSTANCE: Duration = Duration::from_micros(50);
 /// Between usage reports: figures for people.
 const USAGE_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -136,6 +141,7 @@ impl Session {
         let greeting = tokio::time::sleep(GREETING_TIME_MAX);
         tokio::pin!(greeting);
         let (mut sequence, mut sent, mut answered) = (0u64, 0u64, 0u64);
+        let mut quiet_until = Instant::now();
         loop {
             tokio::select! {
                 message = inbound.message() => {
@@ -158,8 +164,10 @@ impl Session {
                         None => {}
                     }
                 }
-                report = board.next(), if *greeted => {
+                report = next_report(quiet_until, &mut board), if *greeted => {
                     sequence += 1;
+                    let instances = u32::try_from(report.instances.len()).unwrap_or(u32::MAX);
+                    quiet_until = Instant::now() + REPORT_PAUSE_PER_INSTANCE * instances;
                     let document = serde_json::to_string(&report)?;
                     send(&control, Up::Report(wire::Report { document, sequence })).await?;
                 }
@@ -191,6 +199,11 @@ impl Session {
             generation: self.board.report().generation.0,
         })
     }
+}
+
+async fn next_report(quiet_until: Instant, board: &mut BoardWatch) -> NodeReport {
+    tokio::time::sleep_until(quiet_until).await;
+    board.next().await
 }
 
 async fn send(queue: &mpsc::Sender<wire::AgentMessage>, message: Up) -> Result<(), SessionError> {

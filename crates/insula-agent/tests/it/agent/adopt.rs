@@ -1,5 +1,6 @@
 //! Agents and servers come and go; apps stay.
 
+use insula_wire::node as wire;
 use rustix::process::Signal;
 
 use super::instance::{RUN, app};
@@ -87,5 +88,29 @@ fn a_target_from_the_past_is_refused() {
         world.send();
         world.until_ready(1).await;
         assert_eq!(world.until_ready(0).await, endpoint);
+    });
+}
+
+#[test]
+fn a_keeper_that_is_killed_is_replaced_and_no_line_is_lost() {
+    alone("agent::adopt::a_keeper_that_is_killed_is_replaced_and_no_line_is_lost", async || {
+        let mut world = World::new().await;
+        let source = app(&world);
+        let talk = "i=0; while :; do i=$((i+1)); echo line $i; sleep 0.01; done";
+        let mut talker = world.instance(1, source, talk);
+        talker.kind = insula_model::spec::ComponentKind::Worker;
+        talker.port = None;
+        world.instances.push(talker);
+        world.send();
+        world.until_phase(0, "ready").await;
+        world.kill_keeper();
+        // The agent starts another one.
+        let follow = wire::LogRequest { follow: true, ..world.app_log() };
+        let lines = world.log_until(follow, |line| line == "line 400").await;
+        let said: Vec<&String> = lines.iter().filter(|line| line.starts_with("line ")).collect();
+        for (number, line) in said.iter().enumerate() {
+            assert_eq!(**line, format!("line {}", number + 1));
+        }
+        assert_eq!(world.until_phase(0, "ready").await.restarts, 0);
     });
 }

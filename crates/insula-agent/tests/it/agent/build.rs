@@ -148,3 +148,61 @@ fn a_build_that_was_interrupted_begins_again_and_one_that_nobody_wants_ends() {
         },
     );
 }
+
+#[test]
+fn the_operators_settings_reach_builds_and_only_them() {
+    alone("agent::build::the_operators_settings_reach_builds_and_only_them", async || {
+        let folder = tempfile::tempdir().unwrap();
+        let certificate = folder.path().join("ca.pem");
+        std::fs::write(&certificate, "-----BEGIN-----").unwrap();
+        let environment = [
+            ("BUILD_PIP_CERT".to_owned(), certificate.display().to_string()),
+            ("BUILD_HTTPS_PROXY".to_owned(), "http://proxy:3128".to_owned()),
+            ("READ_ONLY".to_owned(), certificate.display().to_string()),
+        ];
+        let mut world = World::with_environment(environment.into()).await;
+        let source = world.source(&[("a", "a")]);
+        // The test's folder is below `/tmp`, which is the sandbox's own: it is shown elsewhere.
+        let line = r#"env > env; cat "$PIP_CERT" > certificate; echo x > "$PIP_CERT""#;
+        let line = format!("{line} || python3 -c 'import pathlib; print(pathlib.Path.home())'");
+        world.builds.push(world.build(1, source, &[&line]));
+        world.send();
+        let artifact = done(&world).await;
+        assert_eq!(std::fs::read_to_string(&certificate).unwrap(), "-----BEGIN-----");
+
+        let mut target = world.instance(1, source, "exec python3 -m http.server $PORT");
+        target.artifact = artifact;
+        world.instances.push(target);
+        let mut bare = world.instance(2, source, "env > env; exec python3 -m http.server $PORT");
+        bare.artifact.source = source;
+        world.instances.push(bare);
+        world.send();
+        let built = world.until_ready(0).await;
+        assert_eq!(get(built, "/certificate").await.unwrap(), "-----BEGIN-----");
+        let env = get(built, "/env").await.unwrap();
+        assert!(env.contains("HTTPS_PROXY=http://proxy:3128\n"), "{env}");
+        assert!(env.contains("PIP_CACHE_DIR=/cache/pip\n"), "{env}");
+        let env = get(world.until_ready(1).await, "/env").await.unwrap();
+        assert!(!env.contains("PROXY") && !env.contains("PIP"), "{env}");
+    });
+}
+
+#[test]
+fn a_build_that_digs_without_end_leaves_nothing() {
+    alone("agent::build::a_build_that_digs_without_end_leaves_nothing", async || {
+        let mut world = World::new().await;
+        let source = world.source(&[("a", "a")]);
+        let dig =
+            "exec python3 -c \"import os\nfor _ in range(3000): os.mkdir('d'); os.chdir('d')\"";
+        world.builds.push(world.build(1, source, &[dig]));
+        world.send();
+        let cause = failed(&world, 0).await;
+        assert!(matches!(cause.code, CauseCode::BuildFailed | CauseCode::DiskFull), "{cause:?}");
+        let folder = world.data().join(format!("agent/builds/{}", world.builds[0].id));
+        assert!(folder.exists());
+        world.builds.clear();
+        world.send();
+        world.until("nothing", |it| it.builds.is_empty()).await;
+        assert!(!folder.exists());
+    });
+}

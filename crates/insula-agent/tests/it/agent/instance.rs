@@ -312,3 +312,19 @@ fn what_spams_serves_all_the_same_and_its_log_is_bounded() {
         world.log_until(follow, |line| line.contains("dropped")).await;
     });
 }
+
+#[test]
+fn isolation_that_this_node_does_not_have_is_refused() {
+    alone("agent::instance::isolation_that_this_node_does_not_have_is_refused", async || {
+        let mut world = World::new().await;
+        let source = app(&world);
+        let mut target = world.instance(1, source, RUN);
+        target.isolation = insula_model::spec::Isolation::Gvisor;
+        world.instances.push(target);
+        world.send();
+        let report = world.until_phase(0, "stuck").await;
+        let InstancePhase::Stuck { cause } = report.phase else { unreachable!() };
+        assert_eq!(cause.code, CauseCode::StartFailed);
+        assert_eq!(world.sandboxes(), Vec::<String>::new());
+    });
+}

@@ -90,7 +90,7 @@ pub struct World {
     keeper: Child,
     user: Option<u32>,
     agent: Option<Child>,
-    build_env: BTreeMap<String, String>,
+    environment: BTreeMap<String, String>,
     node: NodeId,
     generation: u64,
     pub instances: Vec<InstanceTarget>,
@@ -103,8 +103,9 @@ impl World {
         Self::with(BTreeMap::new(), None).await
     }
 
-    pub async fn with_build_env(build_env: BTreeMap<String, String>) -> Self {
-        Self::with(build_env, None).await
+    /// Of an operator who has set these in the agent's environment.
+    pub async fn with_environment(environment: BTreeMap<String, String>) -> Self {
+        Self::with(environment, None).await
     }
 
     /// A node in development mode.
@@ -112,7 +113,7 @@ impl World {
         Self::with(BTreeMap::new(), Some(NOBODY)).await
     }
 
-    async fn with(build_env: BTreeMap<String, String>, user: Option<u32>) -> Self {
+    async fn with(environment: BTreeMap<String, String>, user: Option<u32>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let tag = format!("t{:05x}", std::process::id() & 0xf_ffff);
         std::fs::create_dir_all(folder.path().join("run")).unwrap();
@@ -133,7 +134,7 @@ impl World {
             keeper,
             user,
             agent: None,
-            build_env,
+            environment,
             node: NodeId::from_parts(Timestamp::from_millis(1), [1; 10]),
             generation: 0,
             instances: vec![],
@@ -154,9 +155,7 @@ impl World {
         let mut agent = role_of(self.user);
         agent.arg("agent").arg(self.data()).arg(self.data().join("run/server.sock"));
         agent.arg(if self.user.is_some() { "-" } else { &self.tag });
-        for (name, value) in &self.build_env {
-            agent.env(format!("BUILD_{name}"), value);
-        }
+        agent.envs(&self.environment);
         self.agent = Some(agent.stdin(Stdio::null()).spawn().unwrap());
     }
 
@@ -172,6 +171,11 @@ impl World {
         kill_process(Pid::from_child(&agent), signal).unwrap();
         let status = tokio::task::spawn_blocking(move || agent.wait()).await.unwrap().unwrap();
         assert!(status.success(), "{status}");
+    }
+
+    pub fn kill_keeper(&mut self) {
+        self.keeper.kill().unwrap();
+        self.keeper.wait().unwrap();
     }
 
     /// Another keeper after `down`.
