@@ -4,6 +4,9 @@
 //! bounded form, and the program `insula-measure` runs the same stories at full length for
 //! `cargo xtask bench` and `cargo xtask soak`.
 
+pub mod app;
+pub mod archive;
+pub mod explorer;
 pub mod folder;
 pub mod host;
 pub mod http;

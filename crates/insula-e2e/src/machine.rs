@@ -264,10 +264,7 @@ impl Machine {
 
     /// A request to the API with the operator's token.
     pub fn api(&self, method: &str, path: &str, body: Option<&Value>) -> Result<Answer> {
-        let text = std::fs::read_to_string(self.data().join("operator.json"))?;
-        let operator: Value = serde_json::from_str(&text)?;
-        let token = operator["token"].as_str().context("token")?;
-        self.api_as(token, method, path, body)
+        self.api_as(&self.operator_token()?, method, path, body)
     }
 
     pub fn api_as(
@@ -282,6 +279,26 @@ impl Machine {
         let headers = [("Authorization", bearer.as_str()), ("Content-Type", "application/json")];
         let host = self.api.to_string();
         http::Connection::open(self.api)?.send(method, &host, path, &headers, body.as_bytes())
+    }
+
+    /// A request to the API with a body that is not JSON.
+    pub fn api_bytes(
+        &self,
+        method: &str,
+        path: &str,
+        media_type: &str,
+        body: &[u8],
+    ) -> Result<Answer> {
+        let bearer = format!("Bearer {}", self.operator_token()?);
+        let headers = [("Authorization", bearer.as_str()), ("Content-Type", media_type)];
+        let host = self.api.to_string();
+        http::Connection::open(self.api)?.send(method, &host, path, &headers, body)
+    }
+
+    pub fn operator_token(&self) -> Result<String> {
+        let text = std::fs::read_to_string(self.data().join("operator.json"))?;
+        let operator: Value = serde_json::from_str(&text)?;
+        Ok(operator["token"].as_str().context("token")?.to_owned())
     }
 
     /// Six characters that stand in the names of what this installation makes in the kernel.
