@@ -1,8 +1,8 @@
 //! Bodies on their way through: never collected, watched for silence, counted.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::pin::Pin;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
+use tokio::task::AbortHandle;
 use tokio::time::Sleep;
 
 use crate::endpoint::Lease;
@@ -25,6 +26,8 @@ pub(crate) enum BodyError {
     Answer(#[source] hyper::Error),
     #[error("nothing of a body came for {0:?}")]
     Silent(Duration),
+    #[error("a visitor took nothing of an answer for {0:?}")]
+    Untaken(Duration),
     #[error("a request's body is larger than {0} bytes")]
     TooLarge(u64),
 }
@@ -52,15 +55,28 @@ pub(crate) struct Progress {
 /// From an app, or from ourselves, to a visitor.
 #[derive(Debug)]
 pub(crate) struct ResponseBody {
+    flow: Rc<RefCell<Flow>>,
+    /// Where nobody else notices a visitor who takes nothing (see `watched`).
+    patience: Option<Duration>,
+    watcher: Option<AbortHandle>,
+}
+
+#[derive(Debug)]
+struct Flow {
     source: Source,
+    /// Since when a piece waits for the visitor to ask for the next one.
+    offered: Option<Instant>,
     /// Last, so that the connection hears of it when everything else is given back.
     in_flight: Option<InFlight>,
 }
 
 #[derive(Debug)]
 enum Source {
+    /// Nothing, once it is sent.
     Page(Option<Bytes>),
-    App(Box<App>),
+    App(App),
+    /// Taken away, because the visitor did not take it.
+    Withdrawn(Duration),
 }
 
 #[derive(Debug)]
@@ -192,12 +208,17 @@ impl Body for RequestBody {
 }
 
 impl ResponseBody {
+    fn new(source: Source) -> Self {
+        let flow = Flow { source, offered: None, in_flight: None };
+        Self { flow: Rc::new(RefCell::new(flow)), patience: None, watcher: None }
+    }
+
     pub(crate) fn page(text: String) -> Self {
-        Self { source: Source::Page(Some(Bytes::from(text))), in_flight: None }
+        Self::new(Source::Page(Some(Bytes::from(text))))
     }
 
     pub(crate) fn empty() -> Self {
-        Self { source: Source::Page(None), in_flight: None }
+        Self::new(Source::Page(None))
     }
 
     pub(crate) fn app(
@@ -207,7 +228,7 @@ impl ResponseBody {
         connection: Returning,
         lease: Lease,
     ) -> Self {
-        let app = App {
+        Self::new(Source::App(App {
             ended: body.is_end_stream(),
             body,
             silence: Silence::new(patience),
@@ -215,13 +236,44 @@ impl ResponseBody {
             counts,
             connection: Some(connection),
             _lease: lease,
-        };
-        Self { source: Source::App(Box::new(app)), in_flight: None }
+        }))
     }
 
-    pub(crate) fn hold(mut self, in_flight: InFlight) -> Self {
-        self.in_flight = Some(in_flight);
+    pub(crate) fn hold(self, in_flight: InFlight) -> Self {
+        self.flow.borrow_mut().in_flight = Some(in_flight);
         self
+    }
+
+    /// Lets go of the app if the visitor takes nothing for so long. For HTTP/2: there a visitor
+    /// stops one stream while the connection moves, and would hold an instance for ever.
+    pub(crate) fn watched(mut self, patience: Duration) -> Self {
+        self.patience = Some(patience);
+        self
+    }
+}
+
+/// Ends when the body is dropped, or when it has withdrawn it.
+async fn watch(flow: Weak<RefCell<Flow>>, patience: Duration) {
+    let mut deadline = Instant::now() + patience;
+    loop {
+        tokio::time::sleep_until(deadline.into()).await;
+        let Some(flow) = flow.upgrade() else { return };
+        let mut flow = flow.borrow_mut();
+        let now = Instant::now();
+        deadline = flow.offered.unwrap_or(now) + patience;
+        if deadline <= now {
+            flow.source = Source::Withdrawn(patience);
+            flow.in_flight = None;
+            return;
+        }
+    }
+}
+
+impl Drop for ResponseBody {
+    fn drop(&mut self) {
+        if let Some(watcher) = &self.watcher {
+            watcher.abort();
+        }
     }
 }
 
@@ -233,23 +285,45 @@ impl Body for ResponseBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        match &mut self.source {
-            Source::Page(page) => Poll::Ready(page.take().map(|bytes| Ok(Frame::data(bytes)))),
-            Source::App(app) => app.poll_frame(cx),
+        let mut flow = self.flow.borrow_mut();
+        flow.offered = None;
+        let frame = match &mut flow.source {
+            Source::Page(page) => return Poll::Ready(page.take().map(|b| Ok(Frame::data(b)))),
+            Source::Withdrawn(patience) => {
+                return Poll::Ready(Some(Err(BodyError::Untaken(*patience))));
+            }
+            Source::App(app) => {
+                let frame = ready!(app.poll_frame(cx));
+                if app.ended {
+                    // The app is done, however long the visitor takes for the rest.
+                    flow.source = Source::Page(None);
+                }
+                frame
+            }
+        };
+        flow.offered = Some(Instant::now());
+        let moves = matches!(flow.source, Source::App(_));
+        drop(flow);
+        if let (true, Some(patience), None) = (moves, self.patience, &self.watcher) {
+            let watching = watch(Rc::downgrade(&self.flow), patience);
+            self.watcher = Some(tokio::task::spawn_local(watching).abort_handle());
         }
+        Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {
-        match &self.source {
+        match &self.flow.borrow().source {
             Source::Page(page) => page.is_none(),
             Source::App(app) => app.body.is_end_stream(),
+            Source::Withdrawn(_) => false,
         }
     }
 
     fn size_hint(&self) -> SizeHint {
-        match &self.source {
+        match &self.flow.borrow().source {
             Source::Page(page) => SizeHint::with_exact(page.as_ref().map_or(0, |p| p.len() as u64)),
             Source::App(app) => app.body.size_hint(),
+            Source::Withdrawn(_) => SizeHint::default(),
         }
     }
 }
@@ -268,7 +342,10 @@ impl App {
         };
         self.silence.broken();
         match &frame {
-            Some(Ok(frame)) => self.sent += frame.data_ref().map_or(0, |b| b.len() as u64),
+            Some(Ok(frame)) => {
+                self.sent += frame.data_ref().map_or(0, |b| b.len() as u64);
+                self.ended = self.body.is_end_stream();
+            }
             Some(Err(_)) => {}
             None => self.ended = true,
         }
@@ -282,7 +359,7 @@ impl Drop for App {
             self.counts.sent(self.sent);
         }
         // What was not read to its end is still on the wire; such a connection is of no use.
-        if (self.ended || self.body.is_end_stream())
+        if self.ended
             && let Some(connection) = self.connection.take()
         {
             connection.give_back();

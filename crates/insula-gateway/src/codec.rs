@@ -6,6 +6,7 @@ use std::convert::Infallible;
 use std::io;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::{Request, Response};
 use hyper::body::Incoming;
@@ -60,6 +61,7 @@ pub(crate) struct HyperHttp1 {
 #[derive(Debug)]
 pub(crate) struct HyperHttp2 {
     builder: http2::Builder<Local>,
+    stall_timeout: Duration,
 }
 
 impl HyperHttp1 {
@@ -81,7 +83,7 @@ impl HyperHttp2 {
             .timer(TokioTimer::new())
             .max_concurrent_streams(limits.streams_max)
             .max_header_list_size(u32::try_from(limits.head_bytes_max).unwrap_or(u32::MAX));
-        Self { builder }
+        Self { builder, stall_timeout: limits.stall_timeout }
     }
 }
 
@@ -117,6 +119,7 @@ impl Codec for HyperHttp1 {
 impl Codec for HyperHttp2 {
     async fn serve<H: Handler>(&self, front: Front, handler: H, mut ending: watch::Receiver<bool>) {
         let link = front.link();
+        let patience = self.stall_timeout;
         let service = service_fn(move |request: Request<Incoming>| {
             let (handler, link) = (handler.clone(), Arc::clone(&link));
             async move {
@@ -124,7 +127,7 @@ impl Codec for HyperHttp2 {
                 let request = request.map(RequestBody::of);
                 let visit = Visit { request, refusal: None, upgrade: None };
                 let response = handler.handle(visit, &link).await;
-                Ok::<_, Infallible>(response.map(|body| body.hold(in_flight)))
+                Ok::<_, Infallible>(response.map(|body| body.hold(in_flight).watched(patience)))
             }
         });
         let io = TokioIo::new(front);

@@ -242,3 +242,24 @@ impl AsyncWrite for Socket {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_socket_tells_of_its_end_before_anybody_has_read_it() {
+        let connected = async {
+            let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+            let pool = Rc::new(Pool::new(Arc::new(Limits::default())));
+            let connection = pool.connect(listener.local_addr().unwrap()).await.unwrap();
+            let (app, _) = listener.accept().unwrap();
+            assert!(connection.alive());
+            drop(app);
+            // No other task has run since: what the connection's own knows is the past.
+            assert!(!connection.sender.is_closed());
+            assert!(!connection.alive());
+        };
+        tokio::task::LocalSet::new().run_until(connected).await;
+    }
+}

@@ -220,3 +220,57 @@ async fn until(at: Option<tokio::time::Instant>) {
         None => std::future::pending().await,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+    use std::pin::pin;
+    use std::task::Poll;
+
+    use insula_kit::random::SeededRandom;
+    use insula_model::Timestamp;
+
+    use super::*;
+    use crate::endpoint::Ledger;
+    use crate::limits::Limits;
+    use crate::traffic::Traffic;
+
+    #[tokio::test]
+    async fn a_table_is_in_force_when_the_last_thread_says_so() {
+        let folder = tempfile::tempdir().unwrap();
+        let (one, mut first) = mpsc::unbounded_channel::<NewTable>();
+        let (two, mut second) = mpsc::unbounded_channel::<NewTable>();
+        let (gone, _) = mpsc::unbounded_channel::<NewTable>();
+        let mut session = Session {
+            server: folder.path().join("edge.sock"),
+            gateway: GatewayId::from_parts(Timestamp::from_millis(0), [0; 10]),
+            folder: Folder::open(folder.path()).unwrap(),
+            threads: vec![one, two, gone],
+            common: Arc::new(Common {
+                limits: Arc::new(Limits::default()),
+                trusted_proxies: Arc::new([]),
+                ledger: Ledger::default(),
+                traffic: Traffic::default(),
+            }),
+            random: Arc::new(SeededRandom::new(1)),
+            held: None,
+        };
+        let table = RouteTable { generation: Generation(4), routes: Vec::new() };
+        let message =
+            wire::RouteMessage { generation: 4, document: schema::encode(&table).unwrap() };
+        {
+            let mut receiving = pin!(session.receive(&message));
+            let mut in_force =
+                async || poll_fn(|cx| Poll::Ready(receiving.as_mut().poll(cx))).await;
+            assert!(in_force().await.is_pending());
+            let kept = || folder.path().join("routes.json").exists();
+            second.recv().await.unwrap().1.send(()).unwrap();
+            assert!(in_force().await.is_pending() && !kept());
+            first.recv().await.unwrap().1.send(()).unwrap();
+            assert_eq!(in_force().await, Poll::Ready(Some(Generation(4))));
+            assert!(kept(), "acknowledged is on disk");
+        }
+        let older = wire::RouteMessage { generation: 3, ..message };
+        assert_eq!(session.receive(&older).await, None);
+    }
+}

@@ -7,7 +7,7 @@ use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::TcpStream;
 
-use crate::support::{App, Bench, Visitor, route, soon};
+use crate::support::{App, Bench, Visitor, instance, read_head, route, soon};
 
 #[tokio::test]
 async fn streams_of_one_connection_reach_their_apps() {
@@ -64,4 +64,33 @@ async fn a_silent_connection_ends() {
     visitor.send("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await;
     visitor.send([0, 0, 0, 4, 0, 0, 0, 0, 0]).await;
     visitor.rest().await;
+}
+
+#[tokio::test]
+async fn a_stream_that_nobody_reads_lets_go_of_its_instance() {
+    use tokio::io::AsyncWriteExt;
+    let mut bench =
+        Bench::limited(|limits| limits.stall_timeout = std::time::Duration::from_millis(100)).await;
+    let app = App::start(|mut stream| async move {
+        read_head(&mut stream).await;
+        stream.write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n").await.unwrap();
+        let piece = [b"10000\r\n".as_slice(), &[b'a'; 0x10000], b"\r\n"].concat();
+        // Ends when the gateway hangs up.
+        while stream.write_all(&piece).await.is_ok() {}
+    })
+    .await;
+    bench.server.put(1, vec![route("a.example", "/", &[(1, app.address)])]).await;
+    let stream = TcpStream::connect(bench.address).await.unwrap();
+    let (mut sender, connection) =
+        http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    let request = Request::get("http://a.example/").body(Full::new(Bytes::new())).unwrap();
+    // The connection is alive and answers; only this body is never asked for.
+    let answer = soon("the head", sender.send_request(request)).await.unwrap();
+    let busy = bench.server.put(2, vec![]).await;
+    if !busy.is_empty() {
+        assert_eq!(busy, [instance(1).to_string()]);
+        assert!(bench.server.ack().await.busy.is_empty());
+    }
+    drop(answer);
 }

@@ -222,3 +222,74 @@ async fn nobody_upgrades_who_was_not_asked() {
     let h2c = "GET / HTTP/1.1\r\nHost: a.example\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n\r\n";
     assert_eq!(bench.ask(h2c).await.status, 502, "HTTP/2 is not passed on behind our back");
 }
+
+#[tokio::test]
+async fn trailers_of_a_request_reach_the_app() {
+    let mut bench = Bench::start().await;
+    let app = App::start(|mut stream| async move {
+        read_head(&mut stream).await;
+        let mut body = String::new();
+        while !body.ends_with("\r\n\r\n") {
+            stream.read_line(&mut body).await.unwrap();
+        }
+        let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+        stream.write_all(answer.as_bytes()).await.unwrap();
+    })
+    .await;
+    bench.server.put(1, vec![route("a.example", "/", &[(1, app.address)])]).await;
+    let answer = bench
+        .ask("POST / HTTP/1.1\r\nHost: a.example\r\nTransfer-Encoding: chunked\r\nTrailer: Checksum\r\n\r\n1\r\na\r\n0\r\nChecksum: 7\r\n\r\n")
+        .await;
+    assert_eq!(answer.body.to_ascii_lowercase(), "1\r\na\r\n0\r\nchecksum: 7\r\n\r\n");
+}
+
+#[tokio::test]
+async fn an_upgraded_connection_without_a_byte_ends() {
+    let mut bench = Bench::limited(|limits| {
+        limits.upgrade_idle_timeout = std::time::Duration::from_millis(50);
+    })
+    .await;
+    let app = App::start(|mut stream| async move {
+        read_head(&mut stream).await;
+        let accepted =
+            b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: own\r\n\r\nfirst";
+        stream.write_all(accepted).await.unwrap();
+        let _open = stream;
+        std::future::pending().await
+    })
+    .await;
+    bench.server.put(1, vec![route("a.example", "/", &[(1, app.address)])]).await;
+    let mut visitor = Visitor::connect(bench.address).await;
+    visitor
+        .send("GET / HTTP/1.1\r\nHost: a.example\r\nConnection: Upgrade\r\nUpgrade: own\r\n\r\n")
+        .await;
+    assert!(visitor.head().await.starts_with("HTTP/1.1 101 "));
+    assert_eq!(visitor.rest().await, b"first");
+}
+
+#[tokio::test]
+async fn a_visitor_who_leaves_keeps_no_instance_busy() {
+    let mut bench = Bench::start().await;
+    let asked = Arc::new(Notify::new());
+    let app = App::start({
+        let asked = Arc::clone(&asked);
+        move |mut stream| {
+            let asked = Arc::clone(&asked);
+            async move {
+                read_head(&mut stream).await;
+                asked.notify_one();
+                // Never answers; ends when the gateway hangs up.
+                let mut rest = Vec::new();
+                let _ = stream.read_to_end(&mut rest).await;
+            }
+        }
+    })
+    .await;
+    bench.server.put(1, vec![route("a.example", "/", &[(1, app.address)])]).await;
+    let mut visitor = Visitor::connect(bench.address).await;
+    visitor.send("GET / HTTP/1.1\r\nHost: a.example\r\n\r\n").await;
+    soon("the request", asked.notified()).await;
+    assert_eq!(bench.server.put(2, vec![]).await.len(), 1);
+    drop(visitor);
+    assert!(bench.server.ack().await.busy.is_empty());
+}
