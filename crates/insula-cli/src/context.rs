@@ -25,7 +25,6 @@ pub struct Cx {
     pub global: Global,
     pub terminal: Terminal,
     pub place: Place,
-    settings: Settings,
     signed_in: bool,
     client: Client,
 }
@@ -86,11 +85,26 @@ impl Cx {
             .map_err(|error| Failure::because("find the folder", &error))?;
         let local = Local::read(&global, &folder)?;
         let settings = settings::settle(local.sources(&global))?;
+        Self::with(global, terminal, settings)
+    }
+
+    /// For who has no credential yet, and shows none: the server is any that is named.
+    pub fn for_strangers(
+        global: Global,
+        terminal: Terminal,
+        folder: &std::path::Path,
+    ) -> Result<Self, Failure> {
+        let local = Local::read(&global, folder)?;
+        let server = settings::server_to_sign_in(local.sources(&global))?;
+        let place = settings::place(&global, &local.project);
+        Self::with(global, terminal, Settings { server, token: None, place })
+    }
+
+    fn with(global: Global, terminal: Terminal, settings: Settings) -> Result<Self, Failure> {
         let client = client(&settings, &global, terminal.err_is_terminal())?;
         Ok(Self {
-            place: settings.place.clone(),
             signed_in: settings.token.is_some(),
-            settings,
+            place: settings.place,
             global,
             terminal,
             client,
@@ -99,10 +113,6 @@ impl Cx {
 
     pub fn client(&self) -> &Client {
         &self.client
-    }
-
-    pub fn settings(&self) -> &Settings {
-        &self.settings
     }
 
     /// Without a token there is no use in asking.

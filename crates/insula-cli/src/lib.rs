@@ -59,3 +59,95 @@ pub struct Global {
 pub fn run(global: Global, command: Command) -> ExitCode {
     command::run(global, command)
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::{CommandFactory, Parser};
+
+    use super::*;
+
+    /// As the binary does it: our commands beside its own, which have a --data and a --json, too.
+    #[derive(Debug, Parser)]
+    #[command(name = "insula")]
+    struct Binary {
+        #[command(flatten)]
+        global: Global,
+        #[command(subcommand)]
+        command: All,
+    }
+
+    #[derive(Debug, clap::Subcommand)]
+    enum All {
+        Up(Up),
+        #[command(flatten)]
+        User(Command),
+    }
+
+    #[derive(Debug, clap::Args)]
+    struct Up {
+        #[arg(long, env = "INSULA_DATA", value_name = "DIR")]
+        data: Option<PathBuf>,
+        #[arg(long)]
+        json: bool,
+    }
+
+    fn parse(line: &str) -> Result<Binary, clap::Error> {
+        Binary::try_parse_from(line.split(' '))
+    }
+
+    #[test]
+    fn the_definition_holds_together() {
+        Binary::command().debug_assert();
+    }
+
+    #[test]
+    fn flags_of_the_binary_s_own_commands_do_not_clash_with_ours() {
+        for line in ["insula up --data /x --json", "insula --data /x --json up"] {
+            let parsed = parse(line).unwrap();
+            assert!(
+                matches!(&parsed.command, All::Up(up) if up.json && up.data == Some("/x".into())),
+                "{line}: {parsed:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn global_flags_stand_anywhere() {
+        for line in ["insula --app a --json ps", "insula ps --app a --json"] {
+            let parsed = parse(line).unwrap();
+            assert_eq!((parsed.global.app.as_deref(), parsed.global.json), (Some("a"), true));
+        }
+    }
+
+    #[test]
+    fn every_line_of_the_guide_is_understood() {
+        let guide = include_str!("../../../docs/cli.md");
+        let mut lines = 0;
+        for line in guide.lines().filter(|line| line.starts_with("insula ")) {
+            let line = line.split("  #").next().unwrap_or(line).trim();
+            // The binary's own.
+            let own = ["up", "down", "doctor", "server", "agent", "gateway", "backup"];
+            if own.iter().any(|name| line.split(' ').nth(1) == Some(name)) {
+                continue;
+            }
+            lines += 1;
+            if let Err(error) = parse(line) {
+                panic!("{line}: {error}");
+            }
+        }
+        assert!(lines > 60, "{lines} lines were looked at");
+    }
+
+    #[test]
+    fn what_is_not_understood_is_a_usage_error() {
+        for line in ["insula", "insula nonsense", "insula scale web", "insula rollback latest"] {
+            assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");
+        }
+    }
+
+    #[test]
+    fn a_command_after_two_dashes_is_taken_as_it_is() {
+        let parsed = parse("insula run --component web -- ls -la --json").unwrap();
+        assert!(!parsed.global.json, "{parsed:?}");
+    }
+}

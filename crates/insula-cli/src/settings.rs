@@ -69,6 +69,11 @@ fn server(sources: Sources<'_>) -> Result<Server, Failure> {
     if let Some(server) = given(&sources.global.server) {
         return Ok(server.parse()?);
     }
+    let operator = sources.operator.map(|operator| operator.server.parse::<Server>());
+    // Who names the data folder of an installation means that one.
+    if let (Some(server), true) = (&operator, sources.global.data.is_some()) {
+        return Ok(server.clone()?);
+    }
     if let Some(text) = given(&sources.project.server) {
         let server: Server = text.parse()?;
         if knows(sources, &server) {
@@ -80,15 +85,21 @@ fn server(sources: Sources<'_>) -> Result<Server, Failure> {
         )
         .hint(format!("if you trust it: insula login --server {server}")));
     }
-    // An installation that was asked for by its folder counts more than the last sign-in.
-    let operator = sources.operator.map(|operator| operator.server.parse::<Server>());
-    if let (Some(server), true) = (&operator, sources.global.data.is_some()) {
-        return Ok(server.clone()?);
-    }
     if let Some(current) = &sources.saved.current {
         return Ok(current.parse()?);
     }
     Ok(operator.transpose()?.unwrap_or_else(Server::local))
+}
+
+/// The same without the rule: where one is about to sign in, or out.
+pub fn server_to_sign_in(sources: Sources<'_>) -> Result<Server, Failure> {
+    if given(&sources.global.server).is_none()
+        && sources.global.data.is_none()
+        && let Some(server) = given(&sources.project.server)
+    {
+        return Ok(server.parse()?);
+    }
+    server(sources)
 }
 
 fn knows(sources: Sources<'_>, server: &Server) -> bool {
@@ -184,6 +195,8 @@ mod tests {
         assert_eq!(world.told(), "mine to http://127.0.0.1:1");
         world = world.signed_in("https://a.example", "a");
         world.global.data = Some("/data".into());
+        assert_eq!(world.told(), "op to http://127.0.0.1:1");
+        world.project.server = Some("https://a.example".into());
         assert_eq!(world.told(), "op to http://127.0.0.1:1");
     }
 

@@ -64,8 +64,4 @@ impl ClientError {
             _ => None,
         }
     }
-
-    pub fn is_missing(&self) -> bool {
-        self.code() == Some(insula_wire::problem::Code::NotFound.as_str())
-    }
 }

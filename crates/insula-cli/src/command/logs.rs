@@ -75,7 +75,8 @@ pub async fn run(args: Args, cx: &Cx) -> Outcome {
         return Ok(Exit::OK);
     }
     let tail = args.tail.or(args.since.is_none().then_some(FOLLOW_TAIL));
-    let mut reader = Reader::new(target.with("follow", true), args.since, tail);
+    let ends = args.build.is_some();
+    let mut reader = Reader::new(target.with("follow", true), args.since, tail, ends);
     tokio::select! {
         outcome = reader.follow(cx, |line| print(cx, line, args.timestamps)) => {
             outcome?;
@@ -103,13 +104,16 @@ pub struct Reader {
     target: Target,
     since: Option<Timestamp>,
     tail: Option<u32>,
+    /// Whether the log is over when the server says so. That of an app never is: only the nodes
+    /// that wrote it have gone for a moment.
+    ends: bool,
     /// The last line of each instance.
     seen: HashMap<String, u64>,
 }
 
 impl Reader {
-    pub fn new(target: Target, since: Option<Timestamp>, tail: Option<u32>) -> Self {
-        Self { target, since, tail, seen: HashMap::new() }
+    pub fn new(target: Target, since: Option<Timestamp>, tail: Option<u32>, ends: bool) -> Self {
+        Self { target, since, tail, ends, seen: HashMap::new() }
     }
 
     /// Until the server says that there is no more.
@@ -132,10 +136,9 @@ impl Reader {
                             take(&line)?;
                         }
                     }
-                    // Nothing follows what has ended: the app is gone, or the build is over.
-                    Ok(Some(_)) => return Ok(()),
-                    // The server restarts, or the line broke: go on from where it was.
-                    Ok(None) | Err(_) => break,
+                    Ok(Some(_)) if self.ends => return Ok(()),
+                    // The server or a node restarts, or the line broke: go on from where it was.
+                    Ok(_) | Err(_) => break,
                 }
             }
             tokio::time::sleep(REOPEN).await;
@@ -145,13 +148,12 @@ impl Reader {
         }
     }
 
-    fn is_new(&mut self, line: &LogLine) -> bool {
-        let last = self.seen.entry(line.instance.clone()).or_default();
-        // Numbers begin with 0 or 1, and the first line of an instance is always new.
-        if *last > line.sequence || (*last == line.sequence && self.since >= Some(line.at)) {
+    /// Whether this line was not told yet.
+    pub fn is_new(&mut self, line: &LogLine) -> bool {
+        if self.seen.get(&line.instance).is_some_and(|last| *last >= line.sequence) {
             return false;
         }
-        *last = line.sequence;
+        self.seen.insert(line.instance.clone(), line.sequence);
         self.since = self.since.max(Some(line.at));
         true
     }
@@ -209,7 +211,7 @@ mod tests {
 
     #[test]
     fn a_line_is_told_once_however_often_it_is_sent() {
-        let mut reader = Reader::new(Target::v1(&[]), None, None);
+        let mut reader = Reader::new(Target::v1(&[]), None, None, false);
         let sent = [("a", 0, 1), ("a", 1, 1), ("b", 0, 1), ("a", 0, 1), ("a", 1, 1), ("a", 2, 5)];
         let told: Vec<bool> =
             sent.iter().map(|(of, n, at)| reader.is_new(&line(of, *n, *at))).collect();

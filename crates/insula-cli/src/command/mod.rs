@@ -1,12 +1,46 @@
 //! The commands, one file each: arguments, what is asked of the API, how the answer is shown.
 
 mod apps;
+mod cancel;
+mod config;
 mod deploy;
+mod deployments;
+mod domains;
+mod envs;
+mod events;
+mod explain;
+mod init;
+mod invitations;
+mod login;
+mod logout;
 mod logs;
+mod members;
+mod nodes;
+mod open;
+mod orgs;
+mod password;
+mod power;
+mod projects;
 mod ps;
+mod releases;
+mod restart;
+mod rollback;
+mod routes;
+mod run;
+mod runs;
+mod runtimes;
+mod scale;
+mod secrets;
+mod status;
+mod tokens;
+mod vars;
+mod whoami;
+mod why;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+
+use insula_model::release::ReleaseNumber;
 
 use crate::Global;
 use crate::context::Cx;
@@ -15,14 +49,78 @@ use crate::show::Terminal;
 
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {
+    /// Sign in to a server, and remember it
+    Login(login::Args),
+    /// Sign out, and forget it
+    Logout(logout::Args),
+    /// Show whom the credential stands for
+    Whoami(whoami::Args),
+    /// Change one's password
+    Password(password::Args),
+    /// Write down which org, project, environment and app a folder belongs to
+    Init(init::Args),
     /// Deploy a folder; ends with the URL, or with the cause and exit code 1
     Deploy(deploy::Args),
+    /// Print where the app answers, and open it in a browser
+    Open(open::Args),
     /// List, make, show and delete apps
     Apps(apps::Args),
-    /// Show an app's instances
+    /// List, make, show and delete projects
+    Projects(projects::Args),
+    /// List, make, show and delete environments of a project
+    Envs(envs::Args),
+    /// List, make, show and delete orgs; their usage, quota and key
+    Orgs(orgs::Args),
+    /// List members of the org, change their roles, take them out
+    Members(members::Args),
+    /// Invite people to the org, and accept an invitation
+    Invitations(invitations::Args),
+    /// List, make, show and revoke tokens of the org
+    Tokens(tokens::Args),
+    /// Show the app's releases, or one of them
+    Releases(releases::Args),
+    /// Show the app's deployments, or one of them
+    Deployments(deployments::Args),
+    /// Go back to an earlier release
+    Rollback(rollback::Args),
+    /// End a deployment that is under way
+    Cancel(cancel::Args),
+    /// Show the app's instances
     Ps(ps::Args),
-    /// Show what an app's instances wrote
+    /// Set how many instances of each component run
+    Scale(scale::Args),
+    /// Replace all instances with new ones, new ones first
+    Restart(restart::Args),
+    /// Stop the app until it is started again
+    Stop(power::Args),
+    /// Start what was stopped
+    Start(power::Args),
+    /// Show what the app's instances, or a build, wrote
     Logs(logs::Args),
+    /// Run a job, or a command in a copy of a component; returns its exit code
+    Run(run::Args),
+    /// Show the app's runs, or one of them
+    Runs(runs::Args),
+    /// List, set and unset variables
+    Vars(vars::Args),
+    /// List, set and unset secrets
+    Secrets(secrets::Args),
+    /// List, add and remove host names of the app
+    Domains(domains::Args),
+    /// Show which hosts and paths lead to which components
+    Routes(routes::Args),
+    /// List and show nodes (the operator)
+    Nodes(nodes::Args),
+    /// Show what happened
+    Events(events::Args),
+    /// Explain why an app, a deployment, an instance or a run is as it is
+    Why(why::Args),
+    /// Show how the installation is, and what the org uses
+    Status(status::Args),
+    /// List what apps can be written in
+    Runtimes(runtimes::Args),
+    /// Show the page of an error code
+    Explain(explain::Args),
 }
 
 /// Runs a command to its end and says how it went.
@@ -32,7 +130,7 @@ pub fn run(global: Global, command: Command) -> ExitCode {
     let outcome = match runtime {
         Ok(runtime) => {
             let outcome = runtime.block_on(dispatch(global, command));
-            // Somebody may sit at a read of stdin that never ends.
+            // A thread that reads a large file must not hold up the end.
             runtime.shutdown_background();
             outcome
         }
@@ -57,17 +155,90 @@ async fn dispatch(global: Global, command: Command) -> Outcome {
         Command::Deploy(args) => args.path.clone(),
         _ => PathBuf::from("."),
     };
-    let cx = |global| Cx::new(global, terminal, Path::new(&folder));
+    // These come before there is anybody to ask.
+    let command = match command {
+        Command::Login(args) => return login::run(args, global, terminal).await,
+        Command::Logout(args) => return logout::run(args, global, terminal).await,
+        Command::Init(args) => return init::run(&args, &global, &terminal),
+        Command::Explain(args) => return explain::run(&args, &terminal),
+        other => other,
+    };
+    let cx = &match &command {
+        Command::Invitations(args) if args.is_for_strangers() => {
+            Cx::for_strangers(global, terminal, Path::new(&folder))?
+        }
+        _ => Cx::new(global, terminal, Path::new(&folder))?,
+    };
     match command {
-        Command::Deploy(args) => deploy::run(args, &cx(global)?).await,
-        Command::Apps(args) => apps::run(args, &cx(global)?).await,
-        Command::Ps(args) => ps::run(args, &cx(global)?).await,
-        Command::Logs(args) => logs::run(args, &cx(global)?).await,
+        Command::Login(_) | Command::Logout(_) | Command::Init(_) | Command::Explain(_) => {
+            Ok(Exit::OK)
+        }
+        Command::Whoami(args) => whoami::run(args, cx).await,
+        Command::Password(args) => password::run(args, cx).await,
+        Command::Deploy(args) => Box::pin(deploy::run(args, cx)).await,
+        Command::Open(args) => open::run(args, cx).await,
+        Command::Apps(args) => apps::run(args, cx).await,
+        Command::Projects(args) => projects::run(args, cx).await,
+        Command::Envs(args) => envs::run(args, cx).await,
+        Command::Orgs(args) => orgs::run(args, cx).await,
+        Command::Members(args) => members::run(args, cx).await,
+        Command::Invitations(args) => invitations::run(args, cx).await,
+        Command::Tokens(args) => tokens::run(args, cx).await,
+        Command::Releases(args) => releases::run(args, cx).await,
+        Command::Deployments(args) => deployments::run(args, cx).await,
+        Command::Rollback(args) => Box::pin(rollback::run(args, cx)).await,
+        Command::Cancel(args) => cancel::run(args, cx).await,
+        Command::Ps(args) => ps::run(args, cx).await,
+        Command::Scale(args) => scale::run(args, cx).await,
+        Command::Restart(args) => Box::pin(restart::run(args, cx)).await,
+        Command::Stop(args) => power::stop(args, cx).await,
+        Command::Start(args) => power::start(args, cx).await,
+        Command::Logs(args) => Box::pin(logs::run(args, cx)).await,
+        Command::Run(args) => Box::pin(run::run(args, cx)).await,
+        Command::Runs(args) => runs::run(args, cx).await,
+        Command::Vars(args) => Box::pin(vars::run(args, cx)).await,
+        Command::Secrets(args) => Box::pin(secrets::run(args, cx)).await,
+        Command::Domains(args) => domains::run(args, cx).await,
+        Command::Routes(args) => routes::run(args, cx).await,
+        Command::Nodes(args) => nodes::run(args, cx).await,
+        Command::Events(args) => Box::pin(events::run(args, cx)).await,
+        Command::Why(args) => why::run(args, cx).await,
+        Command::Status(args) => status::run(args, cx).await,
+        Command::Runtimes(args) => runtimes::run(args, cx).await,
     }
 }
 
-/// Used where a command has nothing more to say.
+/// Used where a command has nothing to show.
 fn done(cx: &Cx, text: &str) -> Outcome {
+    if cx.terminal.json {
+        // A program that reads an answer finds one.
+        cx.terminal.print_json(&serde_json::json!({}))?;
+    }
     cx.terminal.say(text);
     Ok(Exit::OK)
+}
+
+/// `v3`, or `3`.
+fn release_number(text: &str) -> Result<ReleaseNumber, String> {
+    let digits = text.strip_prefix('v').unwrap_or(text);
+    match digits.parse() {
+        Ok(number) if number > 0 && digits.bytes().all(|b| b.is_ascii_digit()) => {
+            Ok(ReleaseNumber(number))
+        }
+        Ok(_) | Err(_) => Err(format!("`{text}` is no release: write it as v3")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_release_is_a_number_with_or_without_its_letter() {
+        assert_eq!(release_number("v3"), Ok(ReleaseNumber(3)));
+        assert_eq!(release_number("12"), Ok(ReleaseNumber(12)));
+        for wrong in ["", "v", "v0", "vv1", "+1", "-1", "3.0", "latest"] {
+            assert!(release_number(wrong).is_err(), "{wrong}");
+        }
+    }
 }

@@ -198,16 +198,41 @@ impl Log {
     }
 }
 
-/// Says how it ended.
-pub fn end(cx: &Cx, app: &App, ending: Ending) -> Outcome {
-    let Ending { deployment, local_phases, interrupted } = ending;
-    let terminal = &cx.terminal;
-    let report = Report::new(&deployment, app.name.as_str(), &local_phases);
-    if terminal.json {
-        terminal.print_json(&report)?;
+/// Follows a deployment that a command began, unless it is not to be waited for.
+pub async fn watch(cx: &Cx, app: &App, deployment: Deployment, detach: bool) -> Outcome {
+    if detach {
+        return leave(cx, app, &deployment, &[]);
     }
-    if interrupted {
-        terminal.say(&format!(
+    let ending = follow(cx, deployment, Follow::default()).await?;
+    end(cx, app, ending)
+}
+
+/// Says that it has begun, and nothing more.
+pub fn leave(cx: &Cx, app: &App, deployment: &Deployment, local_phases: &[Phase]) -> Outcome {
+    let id = deployment.id;
+    cx.terminal.say(&format!("deployment {id} has begun; watch it: insula deployments {id}"));
+    let report = Report::new(deployment, app.name.as_str(), local_phases);
+    cx.terminal.answer(&report, |_| format!("{}\n", clean::line(&report.url)))
+}
+
+/// Says how it ended: to programs in one object, to people in words.
+pub fn end(cx: &Cx, app: &App, ending: Ending) -> Outcome {
+    if cx.terminal.json {
+        let report = Report::new(&ending.deployment, app.name.as_str(), &ending.local_phases);
+        cx.terminal.print_json(&report)?;
+    }
+    let outcome = tell(cx, app, &ending)?;
+    if outcome == Exit::OK && !cx.terminal.json {
+        cx.terminal.print(&format!("{}\n", clean::line(&ending.deployment.url)))?;
+    }
+    Ok(outcome)
+}
+
+/// The words alone.
+pub fn tell(cx: &Cx, app: &App, ending: &Ending) -> Outcome {
+    let deployment = &ending.deployment;
+    if ending.interrupted {
+        cx.terminal.say(&format!(
             "the deployment goes on without you; watch it: insula deployments {0}\n\
              end it: insula cancel {0}",
             deployment.id
@@ -216,10 +241,8 @@ pub fn end(cx: &Cx, app: &App, ending: Ending) -> Outcome {
     }
     match deployment.state.as_str() {
         "live" => {
-            terminal.say(&report.live(terminal.err_paint()));
-            if !terminal.json {
-                terminal.print(&format!("{}\n", clean::line(&report.url)))?;
-            }
+            let report = Report::new(deployment, app.name.as_str(), &ending.local_phases);
+            cx.terminal.say(&report.live(cx.terminal.err_paint()));
             Ok(Exit::OK)
         }
         "superseded" => {
@@ -228,7 +251,7 @@ pub fn end(cx: &Cx, app: &App, ending: Ending) -> Outcome {
                 .hint("watch that one: insula deployments"))
         }
         "cancelled" => {
-            let by = deployment.cancelled_by.unwrap_or_else(|| "somebody".into());
+            let by = deployment.cancelled_by.as_deref().unwrap_or("somebody");
             Err(Failure::failed(format!("it was cancelled by {by}; what served before still does")))
         }
         state => Err(match &deployment.cause {

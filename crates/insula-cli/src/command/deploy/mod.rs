@@ -12,13 +12,13 @@ use insula_wire::problem::Code;
 use insula_wire::rest::app::{App, CreateApp};
 use insula_wire::rest::deployment::{CreateDeployment, Deployment, Plan};
 
-pub use follow::{Ending, Follow, end, follow};
+pub use follow::{Follow, end, follow, leave, tell, watch};
 pub use report::Report;
 
 use self::prepare::Prepared;
 use crate::client::ClientError;
 use crate::context::Cx;
-use crate::failure::{Exit, Failure, Outcome};
+use crate::failure::{Failure, Outcome};
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -89,17 +89,7 @@ async fn deploy(args: &Args, cx: &Cx) -> Result<Outcome, Failure> {
     let mut local = prepared.phases.clone();
     local.push(report::local_phase("upload", began.elapsed()));
     if args.detach {
-        terminal.say(&format!(
-            "deployment {} has begun; watch it: insula deployments {0}",
-            deployment.id
-        ));
-        let report = Report::new(&deployment, app.name.as_str(), &local);
-        if terminal.json {
-            terminal.print_json(&report)?;
-        } else {
-            terminal.print(&format!("{}\n", report.url))?;
-        }
-        return Ok(Ok(Exit::OK));
+        return Ok(leave(cx, &app, &deployment, &local));
     }
     let ending = follow(cx, deployment, Follow { local_phases: local }).await?;
     Ok(end(cx, &app, ending))
