@@ -10,7 +10,7 @@ use bytes::Bytes;
 use http::{HeaderMap, header};
 use insula_kit::trace::{RequestId, TraceParent};
 use insula_model::tenancy::{Actor, Org};
-use insula_model::{OrgId, Timestamp};
+use insula_model::{OrgId, Timestamp, TokenId};
 use insula_store::{Page, Store, Tx};
 use insula_wire::problem::{Code, Mistake};
 use serde::de::DeserializeOwned;
@@ -45,7 +45,7 @@ pub struct Cx {
     pub headers: HeaderMap,
     pub body: Input,
     /// Held while a large body is worked on.
-    pub heavy: Option<Place>,
+    pub heavy: Option<Place<TokenId>>,
 }
 
 /// The body of a request.

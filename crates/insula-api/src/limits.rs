@@ -28,6 +28,8 @@ pub const HEADERS_BYTES_MAX: usize = 32 * 1024;
 pub const HEADERS_MAX: usize = 100;
 /// Connections at once: each costs a few tens of KiB.
 pub const CONNECTIONS_MAX: usize = 1_024;
+/// Of one address: who holds them open without reading does so to itself.
+pub const CONNECTIONS_PER_ADDRESS_MAX: usize = 256;
 /// How long requests may finish once the server is asked to end.
 pub const DRAIN_TIME: Duration = Duration::from_secs(10);
 

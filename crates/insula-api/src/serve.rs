@@ -30,6 +30,7 @@ use crate::context::Names;
 use crate::dispatch::router;
 use crate::error::ApiError;
 use crate::limits;
+use crate::place::Places;
 use crate::state::{Api, ApiConfig, ApiState};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -43,6 +44,7 @@ pub async fn serve(config: ApiConfig, state: ApiState, listener: TcpListener, sh
     let api = Api::new(config, state, shutdown.clone());
     let router = router(&api);
     let places = Arc::new(Semaphore::new(limits::CONNECTIONS_MAX));
+    let addresses = Places::new(limits::CONNECTIONS_PER_ADDRESS_MAX, limits::CONNECTIONS_MAX);
     loop {
         // With no place left, strangers wait in the kernel's queue.
         let place = tokio::select! {
@@ -55,10 +57,12 @@ pub async fn serve(config: ApiConfig, state: ApiState, listener: TcpListener, sh
         };
         match accepted {
             Ok((stream, peer)) => {
+                // A closed connection says it quickest to one who opens them without end.
+                let Ok(own) = addresses.take(peer.ip()) else { continue };
                 let connection = connection(api.clone(), router.clone(), stream, peer);
                 tokio::spawn(async move {
                     connection.await;
-                    drop(place);
+                    drop((place, own));
                 });
             }
             Err(error) => refused(&error).await,

@@ -75,8 +75,8 @@ pub struct Inner {
     pub routes: Vec<Arc<Route>>,
     /// Bytes of sources that an org has sent, whether or not they were deployed.
     pub uploads: Limiter<OrgId>,
-    streams: Places,
-    heavy: Places,
+    streams: Places<TokenId>,
+    heavy: Places<TokenId>,
 }
 
 impl std::ops::Deref for Api {
@@ -128,7 +128,7 @@ impl Api {
     }
 
     /// A place for one more stream of this credential; free again when dropped.
-    pub fn stream_place(&self, credential: TokenId) -> Result<Place, ApiError> {
+    pub fn stream_place(&self, credential: TokenId) -> Result<Place<TokenId>, ApiError> {
         self.streams.take(credential).map_err(|full| match full {
             Full::Own(max) => {
                 let text = format!("this credential has {max} streams open, which is all it may");
@@ -143,7 +143,7 @@ impl Api {
     }
 
     /// A place for one more body that is large; free again when dropped.
-    pub fn heavy_place(&self, credential: TokenId) -> Result<Place, ApiError> {
+    pub fn heavy_place(&self, credential: TokenId) -> Result<Place<TokenId>, ApiError> {
         self.heavy.take(credential).map_err(|full| match full {
             Full::Own(max) => {
                 let text = format!("this credential sends {max} large bodies, which is all it may");

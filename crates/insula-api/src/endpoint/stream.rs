@@ -9,6 +9,7 @@ use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
 use http::{HeaderValue, header};
 use insula_kit::shutdown::Shutdown;
+use insula_model::TokenId;
 use serde::Serialize;
 
 use crate::limits::STREAM_KEEP_ALIVE;
@@ -23,7 +24,7 @@ pub fn event<T: Serialize>(name: &str, id: Option<u64>, value: &T) -> Bytes {
 }
 
 /// An answer that goes on until `events` ends, the caller hangs up, or the server ends.
-pub fn answer<S>(events: S, place: Place, shutdown: Shutdown) -> Reply
+pub fn answer<S>(events: S, place: Place<TokenId>, shutdown: Shutdown) -> Reply
 where
     S: Stream<Item = Bytes> + Send + 'static,
 {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 
 use crate::scene::Scene;
 use crate::stage::{Stage, With};
@@ -113,6 +113,22 @@ async fn headers_without_end_close_the_connection() {
     let _ = raw.read_to_end(&mut answer).await;
     let answer = String::from_utf8_lossy(&answer).into_owned();
     assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 431"), "{answer}");
+    assert_eq!(stage.get("", "/healthz").await.status, 200);
+}
+
+#[tokio::test]
+async fn one_address_that_holds_connections_open_locks_nobody_else_out() {
+    let stage = Stage::open().await;
+    let mut held = Vec::new();
+    for _ in 0..300 {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind(([127, 0, 0, 2], 0).into()).unwrap();
+        held.push(socket.connect(stage.address).await.unwrap());
+    }
+    // One beyond the limit of its address is closed without a word.
+    let mut last = held.pop().unwrap();
+    let mut nothing = [0; 1];
+    assert!(matches!(last.read(&mut nothing).await, Ok(0) | Err(_)));
     assert_eq!(stage.get("", "/healthz").await.status, 200);
 }
 

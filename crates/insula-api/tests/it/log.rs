@@ -164,11 +164,10 @@ async fn a_log_is_followed_until_its_reader_goes_away() {
         // The reader's end is noticed when there is something to write, or at the next comment.
         agent.say(asked.stream, &[(2, "two")], false).await;
         let heard = tokio::time::timeout(Duration::from_millis(20), agent.answers.next()).await;
-        if let Ok(Some(Ok(message))) = heard {
-            if let Some(ToAgent::LogCancel(cancel)) = message.message {
-                assert_eq!(cancel.stream, asked.stream);
-                break;
-            }
+        let heard = heard.ok().flatten().and_then(|heard| heard.ok()?.message);
+        if let Some(ToAgent::LogCancel(cancel)) = heard {
+            assert_eq!(cancel.stream, asked.stream);
+            break;
         }
     }
 }
