@@ -30,7 +30,7 @@ use crate::places::Places;
 use crate::sandbox::SandboxError;
 use crate::server::Server;
 use crate::session::Session;
-use crate::shared::Shared;
+use crate::shared::{Measured, Shared};
 use crate::{facts, host, keeper, tree};
 
 /// Targets on their way from the session: each holds everything, so few are enough.
@@ -114,6 +114,7 @@ pub async fn run(config: AgentConfig, shutdown: Shutdown) -> Result<(), AgentErr
         program: config.program,
         open_usr_local: config.open_usr_local,
         build: config.build,
+        measured: Measured::default(),
         layout: layout.clone(),
     });
     let kept = kept::load(&layout, &key).unwrap_or_else(|error| {
@@ -183,14 +184,11 @@ impl Named<'_> {
 
 /// What each instance uses now. Reads a few files of the kernel for each.
 fn usage_of(shared: &Shared) -> wire::UsageReport {
-    let (records, _) = InstanceRecord::load_all(&shared.layout).unwrap_or_default();
     let mut report = wire::UsageReport::default();
-    for record in records {
-        let Some(id) = record.sandbox.filter(|_| record.life.is_running()) else { continue };
-        let Some(sandbox) = shared.sandboxes.load_now(&id) else { continue };
+    for (instance, sandbox) in shared.measured.all() {
         let Some(usage) = shared.sandboxes.usage(&sandbox) else { continue };
         report.instances.push(wire::InstanceUsage {
-            instance: record.target.id.to_string(),
+            instance: instance.to_string(),
             memory_bytes: usage.rss_bytes,
             cpu_usec: usage.cpu_usec,
             pids: u32::try_from(usage.pids).unwrap_or(u32::MAX),

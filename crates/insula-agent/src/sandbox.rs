@@ -93,11 +93,6 @@ impl Sandboxes {
         Ok(self.call(move |runtime| runtime.load(&id)).await??)
     }
 
-    /// Like `load`, for whoever may block.
-    pub fn load_now(&self, id: &SandboxId) -> Option<Record> {
-        self.runtime.load(id).ok().flatten()
-    }
-
     pub async fn list(&self) -> Result<Vec<Record>, SandboxError> {
         Ok(self.call(|runtime| runtime.list()).await??)
     }

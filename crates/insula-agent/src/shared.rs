@@ -1,10 +1,12 @@
 //! What every part of a running agent shares.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use insula_kit::clock::Clock;
-use insula_model::Timestamp;
+use insula_model::{InstanceId, Timestamp};
+use insula_sandbox::Record;
 
 use crate::artifact::Artifacts;
 use crate::board::Board;
@@ -33,6 +35,29 @@ pub struct Shared {
     pub program: PathBuf,
     pub open_usr_local: bool,
     pub build: BuildSettings,
+    pub measured: Measured,
+}
+
+/// The sandboxes whose use is measured: those of instances that run.
+#[derive(Debug, Default)]
+pub struct Measured(Mutex<BTreeMap<InstanceId, Record>>);
+
+impl Measured {
+    pub fn begin(&self, instance: InstanceId, sandbox: Record) {
+        self.lock().insert(instance, sandbox);
+    }
+
+    pub fn end(&self, instance: InstanceId) {
+        self.lock().remove(&instance);
+    }
+
+    pub fn all(&self) -> Vec<(InstanceId, Record)> {
+        self.lock().iter().map(|(id, sandbox)| (*id, sandbox.clone())).collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<InstanceId, Record>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Shared {

@@ -309,6 +309,11 @@ impl Artifacts {
             .await
             .map_err(|source| PrepareError::Lay { digest, source: Box::new(source) })?;
         rename(&beside, &path)?;
+        tokio::task::spawn_blocking(move || {
+            if let Err(error) = chunk::trim(&folder, CHUNKS_BYTES_MAX) {
+                tracing::warn!(%error, "remove old chunks");
+            }
+        });
         Ok(manifest.size().0)
     }
 
@@ -386,15 +391,14 @@ impl Artifacts {
                 .filter_map(|name| self.put_aside(&mut inner, &name))
                 .collect::<Vec<_>>()
         };
-        let chunks = self.layout.chunks();
+        if gone.is_empty() {
+            return;
+        }
         tokio::task::spawn_blocking(move || {
             for path in gone {
                 if let Err(error) = tree::remove(&path) {
                     tracing::warn!(%error, path = %path.display(), "remove an unused artifact");
                 }
-            }
-            if let Err(error) = chunk::trim(&chunks, CHUNKS_BYTES_MAX) {
-                tracing::warn!(%error, "remove old chunks");
             }
         });
     }

@@ -93,6 +93,14 @@ enum Warning {
     Secrets,
 }
 
+/// What is there of a process that an earlier agent started.
+enum Found {
+    Alive(Box<Record>),
+    Over,
+    /// Its launch was cut off, or there was none.
+    Nothing,
+}
+
 /// What ended a wait.
 enum Woken {
     Assigned,
@@ -123,14 +131,8 @@ impl InstanceTask {
             let environment = task.record.target.place.environment;
             task.place = Some(task.shared.places.adopt(environment, place));
         }
-        match task.adoptable().await {
-            Ok(Some(sandbox)) => task.take_over(sandbox),
-            Ok(None) => {
-                if task.record.life.is_running() {
-                    // Its end was not seen, or there is nothing to see: a reboot.
-                    task.note_exit().await;
-                }
-            }
+        match task.found().await {
+            Ok(found) => task.take_up(found).await,
             Err(error) => {
                 tracing::warn!(instance = %task.record.id(), error = %chain(&error), "adopt");
             }
@@ -158,18 +160,27 @@ impl InstanceTask {
         }
     }
 
-    /// The sandbox that runs, if it does and its launch was completed.
-    async fn adoptable(&mut self) -> Result<Option<Record>, SandboxError> {
-        let Some(id) = self.record.sandbox.clone() else { return Ok(None) };
-        let Some(sandbox) = self.shared.sandboxes.load(id).await? else { return Ok(None) };
-        if !self.shared.sandboxes.is_alive(&sandbox)? {
-            return Ok(None);
-        }
-        if self.record.life.stage == Stage::Launching {
-            // It runs, and only the note that it does is missing.
+    async fn found(&self) -> Result<Found, SandboxError> {
+        let Some(id) = self.record.sandbox.clone() else { return Ok(Found::Nothing) };
+        let Some(sandbox) = self.shared.sandboxes.load(id).await? else {
+            return Ok(Found::Nothing);
+        };
+        let alive = self.shared.sandboxes.is_alive(&sandbox)?;
+        Ok(if alive { Found::Alive(Box::new(sandbox)) } else { Found::Over })
+    }
+
+    async fn take_up(&mut self, found: Found) {
+        let launching = self.record.life.stage == Stage::Launching;
+        if launching && !matches!(found, Found::Nothing) {
+            // The launch was completed, and only the note of it is missing.
             self.see(Seen::Launched);
         }
-        Ok(Some(sandbox))
+        match found {
+            Found::Alive(sandbox) => self.take_over(*sandbox),
+            // Its end was not seen, or there is nothing to see: a reboot.
+            Found::Over | Found::Nothing if self.record.life.is_running() => self.note_exit().await,
+            Found::Over | Found::Nothing => {}
+        }
     }
 
     fn take_over(&mut self, sandbox: Record) {
@@ -417,6 +428,7 @@ impl InstanceTask {
             (_, _, _) if health == Health::Starting => Some(self.settle(since, sender)),
             (_, _, _) => None,
         };
+        self.shared.measured.begin(self.record.id(), sandbox.clone());
         self.running =
             Some(Running { record: sandbox, verdicts, watcher, _lease: self.lease.take() });
     }
@@ -459,6 +471,7 @@ impl InstanceTask {
 
     /// The process is gone: how, and with what last words.
     async fn note_exit(&mut self) {
+        self.shared.measured.end(self.record.id());
         let sandbox = match (self.running.take(), self.record.sandbox.clone()) {
             (Some(running), _) => Some(running.record.clone()),
             (None, Some(id)) => self.shared.sandboxes.load(id).await.ok().flatten(),

@@ -19,14 +19,15 @@ pub enum NodeStep {
     /// It is held and no longer named.
     StopUnnamed(InstanceId),
     BeginBuild(BuildId),
-    /// It is held and no longer named: its result is known, or nobody wants it any more.
+    /// It is held and no longer named, or another attempt at it is: its result is known, or nobody
+    /// wants it any more.
     DropBuild(BuildId),
 }
 
 pub fn decide(
     target: &NodeTarget,
     instances: &BTreeMap<InstanceId, Assignment>,
-    builds: &BTreeSet<BuildId>,
+    builds: &BTreeMap<BuildId, u32>,
 ) -> Vec<NodeStep> {
     let mut steps = Vec::new();
     let mut named = BTreeSet::new();
@@ -49,9 +50,12 @@ pub fn decide(
             .map(|(id, _)| NodeStep::StopUnnamed(*id)),
     );
     steps.extend(begin);
-    let wanted: BTreeSet<BuildId> = target.builds.iter().map(|build| build.id).collect();
-    steps.extend(builds.difference(&wanted).map(|id| NodeStep::DropBuild(*id)));
-    steps.extend(wanted.difference(builds).map(|id| NodeStep::BeginBuild(*id)));
+    let wanted: BTreeMap<BuildId, u32> =
+        target.builds.iter().map(|build| (build.id, build.attempt)).collect();
+    let other_attempt = |(id, attempt): &(&BuildId, &u32)| wanted.get(id) != Some(attempt);
+    steps.extend(builds.iter().filter(other_attempt).map(|(id, _)| NodeStep::DropBuild(*id)));
+    let not_held = |id: &&BuildId| !builds.contains_key(id);
+    steps.extend(wanted.keys().filter(not_held).map(|id| NodeStep::BeginBuild(*id)));
     steps
 }
 
@@ -92,11 +96,11 @@ mod tests {
 
     /// `held` and `named`: letters; an upper one stops, a lower one runs, a digit is a build.
     fn check(held: &str, named: &str, expected: &Expect) {
-        let (mut instances, mut builds) = (BTreeMap::new(), BTreeSet::new());
+        let (mut instances, mut builds) = (BTreeMap::new(), BTreeMap::new());
         for name in held.bytes() {
             match name {
                 b'0'..=b'9' => {
-                    builds.insert(build(name).id);
+                    builds.insert(build(name).id, 1);
                 }
                 _ => {
                     let it = Assignment::of(of(name));
@@ -143,7 +147,7 @@ mod tests {
                     instances.get_mut(&id).unwrap().wanted = Wanted::Stop;
                 }
                 NodeStep::BeginBuild(id) => {
-                    builds.insert(id);
+                    builds.insert(id, 1);
                 }
                 NodeStep::DropBuild(id) => {
                     builds.remove(&id);
@@ -196,5 +200,21 @@ mod tests {
         "#]],
         );
         check("A", "A", &expect![""]);
+    }
+
+    #[test]
+    fn another_attempt_begins_once_the_one_before_is_gone() {
+        let target = NodeTarget {
+            node: NodeId::from_parts(Timestamp::from_millis(1), [1; 10]),
+            generation: Generation(1),
+            instances: vec![],
+            builds: vec![BuildTarget { attempt: 2, ..build(b'1') }],
+        };
+        let id = build(b'1').id;
+        let none = BTreeMap::new();
+        let held = |attempt| BTreeMap::from([(id, attempt)]);
+        assert_eq!(decide(&target, &none, &held(1)), [NodeStep::DropBuild(id)]);
+        assert_eq!(decide(&target, &none, &BTreeMap::new()), [NodeStep::BeginBuild(id)]);
+        assert_eq!(decide(&target, &none, &held(2)), []);
     }
 }

@@ -15,6 +15,7 @@ use insula_model::{BuildId, Generation, InstanceId};
 use insula_wire::node as wire;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 
 use crate::build::{self, BuildTask, Builds};
 use crate::error::chain;
@@ -24,6 +25,11 @@ use crate::names::Tenant;
 use crate::shared::Shared;
 use decide::{NodeStep, decide};
 
+struct HeldBuild {
+    attempt: u32,
+    cancel: CancellationToken,
+}
+
 pub struct Node {
     shared: Arc<Shared>,
     builds: Builds,
@@ -31,7 +37,7 @@ pub struct Node {
     random: Arc<dyn Random>,
     target: Option<NodeTarget>,
     instances: BTreeMap<InstanceId, watch::Sender<Assignment>>,
-    running_builds: BTreeMap<BuildId, tokio_util::sync::CancellationToken>,
+    running_builds: BTreeMap<BuildId, HeldBuild>,
     tasks: JoinSet<()>,
     /// Whose task it is, also when it panics.
     who: BTreeMap<tokio::task::Id, Tenant>,
@@ -131,7 +137,7 @@ impl Node {
     fn converge(&mut self) {
         let Some(target) = self.target.take() else { return };
         let held = self.instances.iter().map(|(id, it)| (*id, it.borrow().clone())).collect();
-        let builds: BTreeSet<BuildId> = self.running_builds.keys().copied().collect();
+        let builds = self.running_builds.iter().map(|(id, held)| (*id, held.attempt)).collect();
         for step in decide(&target, &held, &builds) {
             self.apply(step, &target);
         }
@@ -169,15 +175,16 @@ impl Node {
             }
             NodeStep::BeginBuild(id) => {
                 let Some(build) = target.builds.iter().find(|it| it.id == id) else { return };
-                let cancel = tokio_util::sync::CancellationToken::new();
+                let cancel = CancellationToken::new();
+                let attempt = build.attempt;
                 let task: BuildTask = self.builds.task(build.clone(), cancel.clone());
-                self.running_builds.insert(id, cancel);
+                self.running_builds.insert(id, HeldBuild { attempt, cancel });
                 let spawned = self.tasks.spawn(task.run());
                 self.who.insert(spawned.id(), Tenant::Build(id));
             }
             NodeStep::DropBuild(id) => {
-                if let Some(cancel) = self.running_builds.get(&id) {
-                    cancel.cancel();
+                if let Some(held) = self.running_builds.get(&id) {
+                    held.cancel.cancel();
                 }
             }
         }
@@ -217,8 +224,8 @@ impl Node {
 
     /// Stops everything and waits for it: the apps go with the platform.
     pub async fn stop_all(&mut self) {
-        for cancel in self.running_builds.values() {
-            cancel.cancel();
+        for held in self.running_builds.values() {
+            held.cancel.cancel();
         }
         for held in self.instances.values() {
             held.send_modify(|it| {
