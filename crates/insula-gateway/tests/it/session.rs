@@ -177,3 +177,19 @@ async fn routes_change_under_load_and_nobody_notices() {
     }
     assert!(done.load(Ordering::SeqCst) >= REQUESTS);
 }
+
+/// The process as the binary runs it. The signal goes to this very process, which is the test's own.
+#[tokio::test]
+async fn sigterm_is_an_orderly_end() {
+    use rustix::process::{Signal, getpid, kill_process};
+    let folder = tempfile::tempdir().unwrap();
+    let mut server = Server::start(&socket(&folder)).await;
+    let config = config(&folder);
+    let running = tokio::task::spawn_blocking(move || insula_gateway::run(config));
+    server.hello().await;
+    kill_process(getpid(), Signal::TERM).unwrap();
+    soon("the end", running).await.unwrap().unwrap();
+    let own = folder.path().join("gateway");
+    let mode = std::os::unix::fs::PermissionsExt::mode(&own.metadata().unwrap().permissions());
+    assert_eq!(mode & 0o777, 0o700);
+}
