@@ -13,24 +13,26 @@ use crate::endpoint::public::whole_list;
 use crate::endpoint::stream;
 use crate::error::ApiError;
 use crate::reply::Reply;
-use crate::route::{Param, Route, Rule, VIEWER, number, read, text};
+use crate::route::{Param, Route, Rule, VIEWER, flag, number, read, text};
 
 /// Events read at a time by one who follows.
 const FOLLOW_BATCH: usize = 100;
 
 const AFTER: Param = number("after", "only what came after this id of a stream, the oldest first");
 
+const FOLLOW: Param = flag("follow", "what a stream does anyway; refused for a page");
+
 pub fn routes() -> Vec<Route> {
     vec![
         read("/v1/orgs/{org}/events", "list_events", VIEWER, of_org)
             .about("What happened in the org: the newest first, or as a stream from now on")
             .paged()
-            .query(&[text("app", "only what concerns this app, by id"), AFTER])
+            .query(&[text("app", "only what concerns this app, by id"), AFTER, FOLLOW])
             .answers_page_or_stream::<Event>(),
         read("/v1/events", "list_platform_events", Rule::Operator, of_platform)
             .about("What happened on the whole installation")
             .paged()
-            .query(&[AFTER])
+            .query(&[AFTER, FOLLOW])
             .answers_page_or_stream::<Event>(),
     ]
 }
@@ -60,6 +62,10 @@ async fn answer(cx: Cx, of: Of) -> Result<Reply, ApiError> {
         let from = after.map_or(newest, EventSeq);
         let events = follow(cx.store().clone(), of, from);
         return Ok(stream::answer(events, place, cx.api.shutdown.clone()));
+    }
+    if cx.flag("follow")?.unwrap_or(false) {
+        return Err(ApiError::query("follow", "only a stream can go on")
+            .hint("send Accept: text/event-stream"));
     }
     let page = cx.page()?;
     match after {

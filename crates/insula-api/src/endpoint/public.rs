@@ -1,14 +1,17 @@
 //! What everybody may see: that it lives, what it can do, and what its errors mean.
 
+use std::sync::OnceLock;
+
 use axum::body::Body;
 use axum::response::Response;
+use bytes::Bytes;
 use http::{HeaderValue, header};
 use insula_wire::problem;
 use insula_wire::rest::status::Health;
 
 use crate::context::{Cx, shown};
 use crate::error::ApiError;
-use crate::reply::{Reply, Whole};
+use crate::reply::{JSON, Reply, Whole};
 use crate::route::{Route, Rule, read};
 
 pub fn routes() -> Vec<Route> {
@@ -33,7 +36,10 @@ async fn health(_: Cx) -> Result<Reply, ApiError> {
 }
 
 async fn openapi(_: Cx) -> Result<Reply, ApiError> {
-    shown(&crate::openapi())
+    // It never changes while the process lives, and strangers may ask for it.
+    static DOCUMENT: OnceLock<Bytes> = OnceLock::new();
+    let body = DOCUMENT.get_or_init(|| crate::openapi().to_string().into()).clone();
+    Ok(Whole { status: 200, body, media_type: JSON, etag: None }.into())
 }
 
 async fn page(cx: Cx) -> Result<Reply, ApiError> {
