@@ -110,8 +110,10 @@ impl Failure {
     /// A deployment that ended otherwise than live.
     pub fn of_cause(cause: &Cause, server: &str) -> Self {
         let message = match &cause.component {
-            Some(component) => format!("{component}: {}", cause.message),
-            None => cause.message.clone(),
+            Some(component) if !cause.message.contains(&format!("`{component}`")) => {
+                format!("{component}: {}", cause.message)
+            }
+            Some(_) | None => cause.message.clone(),
         };
         Self {
             hint: cause.hint.clone(),
@@ -128,13 +130,19 @@ impl Failure {
             hint: problem.hint.clone(),
             code: Some(problem.code.clone()),
             page,
-            mistakes: problem.errors.clone(),
+            // A single one is often what the sentence says already.
+            mistakes: match problem.errors.as_slice() {
+                [one] if problem.detail.contains(&one.message) && one.fix.is_none() => Vec::new(),
+                all => all.to_vec(),
+            },
             request: problem.request_id.clone(),
             ..Self::new(exit_of(problem), problem.detail.clone())
         };
-        match (&failure.hint, exit_of(problem)) {
-            (None, Exit::NOT_SIGNED_IN) => failure.hint("insula login, or set INSULA_TOKEN"),
-            _ => failure,
+        match (&failure.hint, problem.known_code()) {
+            (None, Some(Code::Unauthenticated)) => {
+                failure.hint("insula login, or set INSULA_TOKEN")
+            }
+            (_, _) => failure,
         }
     }
 }
@@ -248,14 +256,20 @@ impl From<insula_kit::files::FileError> for Failure {
     }
 }
 
-impl From<insula_build::Problems> for Failure {
-    fn from(problems: insula_build::Problems) -> Self {
+impl Failure {
+    /// A folder of which something cannot be sent.
+    fn of_folder(problems: &insula_build::Problems) -> Self {
         let mistakes: Vec<Mistake> = problems.iter().map(mistake).collect();
         let message = match mistakes.len() {
             1 => "the folder cannot be deployed".to_owned(),
             n => format!("the folder cannot be deployed: {n} mistakes"),
         };
         Self { mistakes, ..Self::failed(message) }
+    }
+
+    /// A description of an app that says what cannot be: the server would say the same.
+    pub fn of_spec(problems: &insula_build::Problems) -> Self {
+        Self { code: Some(Code::InvalidSpec.to_string()), ..Self::of_folder(problems) }
     }
 }
 
@@ -273,7 +287,7 @@ impl From<insula_build::folder::FolderError> for Failure {
     fn from(error: insula_build::folder::FolderError) -> Self {
         use insula_build::folder::FolderError;
         match error {
-            FolderError::Problems(problems) => problems.into(),
+            FolderError::Problems(problems) => Self::of_folder(&problems),
             FolderError::Open { .. } => {
                 Self { exit: Exit::USAGE, ..Self::because("read the folder", &error) }
             }

@@ -62,7 +62,7 @@ pub fn run(global: Global, command: Command) -> ExitCode {
 
 #[cfg(test)]
 mod tests {
-    use clap::{CommandFactory, Parser};
+    use clap::{CommandFactory, Parser, Subcommand};
 
     use super::*;
 
@@ -136,6 +136,33 @@ mod tests {
             }
         }
         assert!(lines > 60, "{lines} lines were looked at");
+    }
+
+    /// Hints that name a command which is not there would be worse than none.
+    #[test]
+    fn every_command_that_a_page_names_is_there() {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/errors");
+        let mut named = 0;
+        for page in std::fs::read_dir(folder).unwrap() {
+            let text = std::fs::read_to_string(page.unwrap().path()).unwrap();
+            for line in text.split('`').filter(|quoted| quoted.starts_with("insula ")) {
+                // A command that is named without what it takes counts as named.
+                let Some(name) = line.split(' ').nth(1) else { continue };
+                let ours = Command::augment_subcommands(clap::Command::new("insula"));
+                let own = ["up", "down", "doctor", "server", "agent", "gateway", "backup"];
+                if own.contains(&name) {
+                    continue;
+                }
+                named += 1;
+                assert!(ours.find_subcommand(name).is_some(), "{line}");
+                let verb = line.split(' ').nth(2).filter(|verb| !verb.starts_with(['-', '…']));
+                let subcommands = ours.find_subcommand(name).unwrap();
+                if let (Some(verb), true) = (verb, subcommands.has_subcommands()) {
+                    assert!(subcommands.find_subcommand(verb).is_some(), "{line}");
+                }
+            }
+        }
+        assert!(named > 10, "{named} were named");
     }
 
     #[test]

@@ -212,7 +212,12 @@ impl Client {
         self.change(Method::DELETE, target, Body::Empty).await
     }
 
-    /// A list to its end.
+    /// A list that has no pages.
+    pub async fn whole<T: DeserializeOwned>(&self, target: &Target) -> Result<Vec<T>, ClientError> {
+        Ok(self.get::<Page<T>>(target).await?.items)
+    }
+
+    /// A list to its end, page by page.
     pub async fn all<T: DeserializeOwned>(&self, target: &Target) -> Result<Vec<T>, ClientError> {
         self.some(target, LIST_ITEMS_MAX).await
     }
@@ -477,3 +482,6 @@ impl Events {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -42,10 +42,6 @@ impl Target {
             None => self,
         }
     }
-
-    pub fn as_str(&self) -> &str {
-        &self.text
-    }
 }
 
 impl fmt::Display for Target {
@@ -74,14 +70,14 @@ mod tests {
     #[test]
     fn what_is_typed_stays_one_part() {
         let target = Target::org("../b?x#y", &["apps", "a/b"]).with("name", "ä&c=d");
-        assert_eq!(target.as_str(), "/v1/orgs/..%2Fb%3Fx%23y/apps/a%2Fb?name=%C3%A4%26c%3Dd");
-        assert_eq!(Target::v1(&["orgs", ".."]).as_str(), "/v1/orgs/%2E%2E");
-        assert_eq!(Target::v1(&["a"]).with("x", 1).with("y", 2).as_str(), "/v1/a?x=1&y=2");
+        assert_eq!(target.to_string(), "/v1/orgs/..%2Fb%3Fx%23y/apps/a%2Fb?name=%C3%A4%26c%3Dd");
+        assert_eq!(Target::v1(&["orgs", ".."]).to_string(), "/v1/orgs/%2E%2E");
+        assert_eq!(Target::v1(&["a"]).with("x", 1).with("y", 2).to_string(), "/v1/a?x=1&y=2");
     }
 
     #[test]
     fn nothing_typed_breaks_the_line() {
         let target = Target::v1(&["a\r\nHost: evil", "b c"]);
-        assert_eq!(target.as_str(), "/v1/a%0D%0AHost%3A%20evil/b%20c");
+        assert_eq!(target.to_string(), "/v1/a%0D%0AHost%3A%20evil/b%20c");
     }
 }

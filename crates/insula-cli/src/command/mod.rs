@@ -218,6 +218,17 @@ fn done(cx: &Cx, text: &str) -> Outcome {
     Ok(Exit::OK)
 }
 
+/// Of nouns that are listed or shown: nothing and `list` list, `NAME` and `show NAME` show.
+fn named(words: Vec<String>) -> Result<Option<String>, Failure> {
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    match words.as_slice() {
+        [] | ["list"] => Ok(None),
+        [name] | ["show", name] if *name != "show" => Ok(Some((*name).to_owned())),
+        _ => Err(Failure::usage(format!("`{}` is not understood", words.join(" ")))
+            .hint("write `list`, `show NAME`, or the name alone")),
+    }
+}
+
 /// `v3`, or `3`.
 fn release_number(text: &str) -> Result<ReleaseNumber, String> {
     let digits = text.strip_prefix('v').unwrap_or(text);
@@ -232,6 +243,16 @@ fn release_number(text: &str) -> Result<ReleaseNumber, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_noun_is_listed_or_shown() {
+        let told = |line: &str| named(line.split_whitespace().map(str::to_owned).collect());
+        assert_eq!(told(""), Ok(None));
+        assert_eq!(told("list"), Ok(None));
+        assert_eq!(told("v3"), Ok(Some("v3".into())));
+        assert_eq!(told("show v3"), Ok(Some("v3".into())));
+        assert!(told("show").is_err() && told("v3 v4").is_err());
+    }
 
     #[test]
     fn a_release_is_a_number_with_or_without_its_letter() {

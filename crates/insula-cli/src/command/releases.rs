@@ -2,7 +2,7 @@
 
 use insula_wire::rest::release::Release;
 
-use super::release_number;
+use super::{named, release_number};
 use crate::context::{Cx, Guess};
 use crate::failure::{Failure, Outcome};
 use crate::show::paint::Paint;
@@ -12,8 +12,9 @@ const LIMIT_DEFAULT: usize = 20;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Show this one: v3, or its id
-    release: Option<String>,
+    /// `list`, or what to show: v3, or its id
+    #[arg(num_args = 0..=2, value_name = "RELEASE")]
+    release: Vec<String>,
     /// The newest so many
     #[arg(long, short = 'n', default_value_t = LIMIT_DEFAULT, value_name = "N")]
     limit: usize,
@@ -21,7 +22,7 @@ pub struct Args {
 
 pub async fn run(args: Args, cx: &Cx) -> Outcome {
     cx.require_sign_in()?;
-    if let Some(named) = args.release {
+    if let Some(named) = named(args.release)? {
         let release = find(cx, &named).await?;
         return cx.terminal.answer(&release, |paint| show(&release, paint));
     }

@@ -12,7 +12,7 @@ pub struct Args {}
 pub async fn run(_args: Args, cx: &Cx) -> Outcome {
     cx.require_sign_in()?;
     let app = cx.app(Guess::Harmless).await?;
-    let all: Vec<Route> = cx.client().all(&cx.of_app(&app, &["routes"])).await?;
+    let all: Vec<Route> = cx.client().whole(&cx.of_app(&app, &["routes"])).await?;
     let nothing = format!("nothing leads to {}; ask why: insula why {}", app.name, app.name);
     cx.terminal.list(&all, &nothing, |all| {
         let mut table = Table::new(&["HOST", "PATH", "COMPONENT", "ENDPOINTS"]);

@@ -2,6 +2,7 @@
 
 use insula_wire::rest::run::Run;
 
+use super::named;
 use crate::context::{Cx, Guess};
 use crate::failure::Outcome;
 use crate::show::paint::Paint;
@@ -11,8 +12,9 @@ const LIMIT_DEFAULT: usize = 20;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Show this one, by id
-    run: Option<String>,
+    /// `list`, or what to show: an id
+    #[arg(num_args = 0..=2, value_name = "RUN")]
+    run: Vec<String>,
     /// The newest so many
     #[arg(long, short = 'n', default_value_t = LIMIT_DEFAULT, value_name = "N")]
     limit: usize,
@@ -20,7 +22,7 @@ pub struct Args {
 
 pub async fn run(args: Args, cx: &Cx) -> Outcome {
     cx.require_sign_in()?;
-    if let Some(id) = args.run {
+    if let Some(id) = named(args.run)? {
         let found: Run = cx.client().get(&cx.org(&["runs", &id])).await?;
         return cx.terminal.answer(&found, |paint| show(&found, paint));
     }

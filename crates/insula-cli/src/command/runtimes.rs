@@ -12,7 +12,7 @@ pub struct Args {}
 
 pub async fn run(_args: Args, cx: &Cx) -> Outcome {
     cx.require_sign_in()?;
-    let all: Vec<Runtime> = cx.client().all(&Target::v1(&["runtimes"])).await?;
+    let all: Vec<Runtime> = cx.client().whole(&Target::v1(&["runtimes"])).await?;
     cx.terminal.list(
         &all,
         "no node has a runtime; the operator installs them: insula doctor",

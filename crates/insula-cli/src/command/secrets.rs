@@ -59,7 +59,7 @@ pub async fn run(args: Args, cx: &Cx) -> Outcome {
             };
             let mut all: Vec<Secret> = Vec::new();
             for target in targets {
-                all.extend(cx.client().all::<Secret>(&target).await?);
+                all.extend(cx.client().whole::<Secret>(&target).await?);
             }
             cx.terminal.list(&all, "no secrets; set one: insula secrets set KEY", |all| {
                 let now = units::now();

@@ -55,7 +55,7 @@ pub async fn run(args: Args, cx: &Cx) -> Outcome {
             };
             let mut all: Vec<Variable> = Vec::new();
             for target in targets {
-                all.extend(cx.client().all::<Variable>(&target).await?);
+                all.extend(cx.client().whole::<Variable>(&target).await?);
             }
             cx.terminal.list(&all, "no variables; set one: insula vars set KEY=VALUE", |all| {
                 let mut table = Table::new(&["NAME", "SCOPE", "VALUE"]);

@@ -5,6 +5,7 @@
 pub struct Paint(bool);
 
 impl Paint {
+    #[cfg(test)]
     pub const PLAIN: Self = Self(false);
 
     pub fn new(colours: bool) -> Self {

@@ -168,11 +168,13 @@ impl Terminal {
         Self::erase(&mut self.lock());
     }
 
-    /// Asks for one line; what is typed is not shown if it is `hidden`.
+    /// Asks for one line, or reads it from a pipe; what is typed is not shown if it is `hidden`.
     pub fn ask(&self, question: &str, hidden: bool) -> Result<String, Failure> {
         let mut live = self.lock();
         Self::erase(&mut live);
-        let _ = write!(io::stderr(), "{question}").and_then(|()| io::stderr().flush());
+        if self.can_ask {
+            let _ = write!(io::stderr(), "{question}").and_then(|()| io::stderr().flush());
+        }
         let quiet = if hidden && self.can_ask { Some(Quiet::begin()?) } else { None };
         let mut line = String::new();
         let read = io::stdin().lock().read_line(&mut line);

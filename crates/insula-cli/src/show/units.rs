@@ -1,6 +1,6 @@
 //! Spans, sizes and ages as people write them.
 
-use insula_model::{Bytes, Millis, Timestamp};
+use insula_model::{Millis, Timestamp};
 
 /// `0.4 s`, `12 s`, `3 min 20 s`.
 pub fn span(span: Millis) -> String {
@@ -52,7 +52,7 @@ pub fn size(bytes: u64) -> String {
             };
         }
     }
-    Bytes(bytes).to_string()
+    format!("{bytes} B")
 }
 
 /// `0.5` of a core.
@@ -95,6 +95,7 @@ mod tests {
         assert_eq!(size(1536 * 1024), "1.5 MiB");
         assert_eq!(size(256 << 20), "256 MiB");
         assert_eq!(size((256 << 20) + 1), "256 MiB");
+        assert_eq!(size(0), "0 B");
         assert_eq!([500, 1_000, 50, 2_250].map(cores), ["0.5", "1", "0.05", "2.25"]);
         assert_eq!(
             (count(1, "file", "files"), count(0, "file", "files")),

@@ -34,7 +34,7 @@ pub struct Args {
     /// Deploy an image instead of a folder (not yet)
     #[arg(long, value_name = "REF")]
     image: Option<String>,
-    /// Make the app without asking, should it not be there yet
+    /// Make an app that was named with --app and is not there without asking
     #[arg(long, short)]
     yes: bool,
 }
@@ -74,11 +74,13 @@ async fn deploy(args: &Args, cx: &Cx) -> Result<Outcome, Failure> {
         return plan(cx, &prepared, &name).await.map(Ok);
     }
     let app = app(cx, &name, args.yes).await?;
-    let began = Instant::now();
+    let mut phases = vec![prepared.read.clone()];
     let mut sendings = 0;
     let deployment: Deployment = loop {
         sendings += 1;
+        let began = Instant::now();
         upload::upload(cx, &prepared).await?;
+        phases.push(report::local_phase("upload", began.elapsed()));
         let target = cx.of_app(&app, &["deployments"]);
         let body = CreateDeployment { manifest: prepared.manifest_json()? };
         match cx.client().post(&target, &body).await {
@@ -86,12 +88,10 @@ async fn deploy(args: &Args, cx: &Cx) -> Result<Outcome, Failure> {
             outcome => break outcome?,
         }
     };
-    let mut local = prepared.phases.clone();
-    local.push(report::local_phase("upload", began.elapsed()));
     if args.detach {
-        return Ok(leave(cx, &app, &deployment, &local));
+        return Ok(leave(cx, &app, &deployment, &phases));
     }
-    let ending = follow(cx, deployment, Follow { local_phases: local }).await?;
+    let ending = follow(cx, deployment, Follow { local_phases: phases }).await?;
     Ok(end(cx, &app, ending))
 }
 
@@ -99,15 +99,23 @@ fn is_incomplete(error: &ClientError) -> bool {
     error.code() == Some(Code::SourceIncomplete.as_str())
 }
 
-/// The app, made if it is not there. A name that was typed is more likely a slip of the fingers
-/// than one that the folder gives, but a deploy of a new app is what both mean.
-async fn app(cx: &Cx, name: &str, _yes: bool) -> Result<App, Failure> {
+/// The app, made if it is not there. A name that was typed may be a slip of the fingers: if there
+/// are others, somebody at a terminal is asked.
+async fn app(cx: &Cx, name: &str, yes: bool) -> Result<App, Failure> {
     if name.starts_with("app_") {
         return cx.app_named(name).await;
     }
     let name: insula_model::AppName = name.parse()?;
     if let Some(app) = cx.find(&name).await? {
         return Ok(app);
+    }
+    let was_typed = cx.global.app.as_deref() == Some(name.as_str());
+    if was_typed && !yes && cx.terminal.can_ask() {
+        let others: Vec<App> = cx.client().some(&cx.apps_here(), 1).await?;
+        if !others.is_empty() {
+            let what = format!("there is no app {name} in {} yet; this makes it", cx.here());
+            cx.terminal.confirm(&what, false)?;
+        }
     }
     let body = CreateApp {
         name: name.clone(),

@@ -23,7 +23,8 @@ pub struct Prepared {
     pub folder: Arc<Folder>,
     pub detected: Detected,
     pub manifest: Manifest,
-    pub phases: Vec<Phase>,
+    /// How long that took.
+    pub read: Phase,
 }
 
 pub fn prepare(path: &Path, terminal: &Terminal) -> Result<Prepared, Failure> {
@@ -31,7 +32,7 @@ pub fn prepare(path: &Path, terminal: &Terminal) -> Result<Prepared, Failure> {
     let folder = folder::read(path)?;
     let view =
         folder.view().map_err(|error| Failure::because("read what the folder holds", &error))?;
-    let detected = detect(&view)?;
+    let detected = detect(&view).map_err(|problems| Failure::of_spec(&problems))?;
     terminal.progress("reading the folder");
     let hashed = folder
         .hash()
@@ -46,8 +47,8 @@ pub fn prepare(path: &Path, terminal: &Terminal) -> Result<Prepared, Failure> {
     let manifest = Manifest::new(entries.collect())
         .map_err(|error| Failure::because("list the folder", &error))?;
     let name = detected.app.clone().unwrap_or_else(|| app_name::of_folder(path));
-    let phases = vec![local_phase("read", began.elapsed())];
-    Ok(Prepared { name, folder: Arc::new(folder), detected, manifest, phases })
+    let read = local_phase("read", began.elapsed());
+    Ok(Prepared { name, folder: Arc::new(folder), detected, manifest, read })
 }
 
 impl Prepared {
@@ -59,7 +60,7 @@ impl Prepared {
     /// What was found, for people.
     pub fn found(&self, paint: Paint) -> String {
         let files = units::count(self.manifest.entries().len(), "file", "files");
-        let mut lines = vec![format!("{files}, {}", self.folder.total())];
+        let mut lines = vec![format!("{files}, {}", units::size(self.folder.total().0))];
         for (name, component) in &self.detected.spec.components {
             lines.push(component_line(name, component, paint));
         }
