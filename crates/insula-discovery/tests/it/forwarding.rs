@@ -19,7 +19,7 @@ const FALSE: Ipv4Addr = Ipv4Addr::new(6, 6, 6, 6);
 async fn upstream(
     replies: impl Fn(&[u8]) -> Vec<Vec<u8>> + Send + 'static,
 ) -> (SocketAddr, Arc<AtomicUsize>) {
-    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let socket = UdpSocket::bind((own_loopback(), 0)).await.unwrap();
     let address = socket.local_addr().unwrap();
     let asked = Arc::new(AtomicUsize::new(0));
     let counter = Arc::clone(&asked);
@@ -33,6 +33,14 @@ async fn upstream(
         }
     });
     (address, asked)
+}
+
+/// A loopback address that no other test uses, so that a port that is free by UDP is free by TCP.
+fn own_loopback() -> Ipv4Addr {
+    static COUNTED: AtomicUsize = AtomicUsize::new(0);
+    let [.., high, low] = std::process::id().to_be_bytes();
+    let counted = COUNTED.fetch_add(1, Ordering::SeqCst);
+    Ipv4Addr::new(127, 1 + u8::try_from(counted % 250).unwrap_or(0), high, low)
 }
 
 /// The same port by TCP, with one honest answer for each connection.
