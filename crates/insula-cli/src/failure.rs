@@ -39,6 +39,13 @@ pub struct Failure {
     pub exit: Exit,
     pub message: String,
     pub hint: Option<String>,
+    pub details: Box<Details>,
+    /// Nobody reads any more: nothing is said, and it is no failure.
+    pub silent: bool,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Details {
     /// The stable code of a problem document, or `cause-` and that of a deployment's cause.
     pub code: Option<String>,
     /// Where the code is explained.
@@ -47,23 +54,11 @@ pub struct Failure {
     /// The last lines that a build or an app wrote.
     pub tail: Vec<String>,
     pub request: Option<String>,
-    /// Nobody reads any more: nothing is said, and it is no failure.
-    pub silent: bool,
 }
 
 impl Failure {
     pub fn new(exit: Exit, message: impl Into<String>) -> Self {
-        Self {
-            exit,
-            message: message.into(),
-            hint: None,
-            code: None,
-            page: None,
-            mistakes: Vec::new(),
-            tail: Vec::new(),
-            request: None,
-            silent: false,
-        }
+        Self { exit, message: message.into(), hint: None, details: Box::default(), silent: false }
     }
 
     pub fn failed(message: impl Into<String>) -> Self {
@@ -115,27 +110,32 @@ impl Failure {
             }
             Some(_) | None => cause.message.clone(),
         };
-        Self {
-            hint: cause.hint.clone(),
+        let details = Details {
             page: Some(format!("{server}/errors/cause-{}", cause.code)),
             code: Some(format!("cause-{}", cause.code)),
             tail: cause.tail.clone(),
-            ..Self::failed(message)
-        }
+            ..Details::default()
+        };
+        Self { hint: cause.hint.clone(), details: Box::new(details), ..Self::failed(message) }
     }
 
     fn of_problem(problem: &Problem, server: &str) -> Self {
         let page = problem.kind.starts_with('/').then(|| format!("{server}{}", problem.kind));
-        let failure = Self {
-            hint: problem.hint.clone(),
+        // A single mistake is often what the sentence says already.
+        let mistakes = match problem.errors.as_slice() {
+            [one] if problem.detail.contains(&one.message) && one.fix.is_none() => Vec::new(),
+            all => all.to_vec(),
+        };
+        let details = Details {
             code: Some(problem.code.clone()),
             page,
-            // A single one is often what the sentence says already.
-            mistakes: match problem.errors.as_slice() {
-                [one] if problem.detail.contains(&one.message) && one.fix.is_none() => Vec::new(),
-                all => all.to_vec(),
-            },
+            mistakes,
             request: problem.request_id.clone(),
+            tail: Vec::new(),
+        };
+        let failure = Self {
+            hint: problem.hint.clone(),
+            details: Box::new(details),
             ..Self::new(exit_of(problem), problem.detail.clone())
         };
         match (&failure.hint, problem.known_code()) {
@@ -264,12 +264,15 @@ impl Failure {
             1 => "the folder cannot be deployed".to_owned(),
             n => format!("the folder cannot be deployed: {n} mistakes"),
         };
-        Self { mistakes, ..Self::failed(message) }
+        let details = Box::new(Details { mistakes, ..Details::default() });
+        Self { details, ..Self::failed(message) }
     }
 
     /// A description of an app that says what cannot be: the server would say the same.
     pub fn of_spec(problems: &insula_build::Problems) -> Self {
-        Self { code: Some(Code::InvalidSpec.to_string()), ..Self::of_folder(problems) }
+        let mut failure = Self::of_folder(problems);
+        failure.details.code = Some(Code::InvalidSpec.to_string());
+        failure
     }
 }
 
@@ -300,15 +303,16 @@ impl From<insula_build::folder::FolderError> for Failure {
 
 /// As it is shown, on stderr. `paint` is plain where colours have no place.
 pub fn words(failure: &Failure, paint: Paint) -> String {
+    let details = &failure.details;
     let mut text = String::new();
-    if !failure.tail.is_empty() {
+    if !details.tail.is_empty() {
         let _ = writeln!(text, "{}", paint.dim("last lines:"));
-        for line in &failure.tail {
+        for line in &details.tail {
             let _ = writeln!(text, "  {}", clean::line(line));
         }
     }
     let _ = writeln!(text, "{} {}", paint.red("error:"), clean::line(&failure.message));
-    for mistake in &failure.mistakes {
+    for mistake in &details.mistakes {
         let _ = writeln!(text, "  {}", clean::line(&mistake_line(mistake)));
         if let Some(fix) = &mistake.fix {
             let _ = writeln!(text, "    {} {}", paint.green("fix:"), clean::line(fix));
@@ -317,12 +321,12 @@ pub fn words(failure: &Failure, paint: Paint) -> String {
     if let Some(hint) = &failure.hint {
         let _ = writeln!(text, "{} {}", paint.green("hint:"), clean::line(hint));
     }
-    if let Some(code) = &failure.code {
-        let page = failure.page.as_deref().map(|page| format!(" ({page})")).unwrap_or_default();
+    if let Some(code) = &details.code {
+        let page = details.page.as_deref().map(|page| format!(" ({page})")).unwrap_or_default();
         let line = format!("code: {code}{page}");
         let _ = writeln!(text, "{}", paint.dim(&clean::line(&line)));
     }
-    if let (Some(request), Some("internal")) = (&failure.request, failure.code.as_deref()) {
+    if let (Some(request), Some("internal")) = (&details.request, details.code.as_deref()) {
         let line = format!("request: {request} (the server's log has the rest)");
         let _ = writeln!(text, "{}", paint.dim(&clean::line(&line)));
     }

@@ -37,7 +37,7 @@ mod vars;
 mod whoami;
 mod why;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use insula_model::release::ReleaseNumber;
@@ -155,56 +155,66 @@ async fn dispatch(global: Global, command: Command) -> Outcome {
         Command::Deploy(args) => args.path.clone(),
         _ => PathBuf::from("."),
     };
-    // These come before there is anybody to ask.
-    let command = match command {
-        Command::Login(args) => return login::run(args, global, terminal).await,
-        Command::Logout(args) => return logout::run(args, global, terminal).await,
-        Command::Init(args) => return init::run(&args, &global, &terminal),
-        Command::Explain(args) => return explain::run(&args, &terminal),
-        other => other,
-    };
-    let cx = &match &command {
-        Command::Invitations(args) if args.is_for_strangers() => {
-            Cx::for_strangers(global, terminal, Path::new(&folder))?
-        }
-        _ => Cx::new(global, terminal, Path::new(&folder))?,
-    };
+    let start = Start { global, terminal, folder };
     match command {
-        Command::Login(_) | Command::Logout(_) | Command::Init(_) | Command::Explain(_) => {
-            Ok(Exit::OK)
+        // These come before there is anybody to ask.
+        Command::Login(args) => login::run(args, start.global, start.terminal).await,
+        Command::Logout(args) => logout::run(args, start.global, start.terminal).await,
+        Command::Init(args) => init::run(&args, &start.global, &start.terminal),
+        Command::Explain(args) => explain::run(&args, &start.terminal),
+        Command::Invitations(args) => {
+            let cx = if args.is_for_strangers() { start.for_strangers()? } else { start.cx()? };
+            invitations::run(args, &cx).await
         }
-        Command::Whoami(args) => whoami::run(args, cx).await,
-        Command::Password(args) => password::run(args, cx).await,
-        Command::Deploy(args) => Box::pin(deploy::run(args, cx)).await,
-        Command::Open(args) => open::run(args, cx).await,
-        Command::Apps(args) => apps::run(args, cx).await,
-        Command::Projects(args) => projects::run(args, cx).await,
-        Command::Envs(args) => envs::run(args, cx).await,
-        Command::Orgs(args) => orgs::run(args, cx).await,
-        Command::Members(args) => members::run(args, cx).await,
-        Command::Invitations(args) => invitations::run(args, cx).await,
-        Command::Tokens(args) => tokens::run(args, cx).await,
-        Command::Releases(args) => releases::run(args, cx).await,
-        Command::Deployments(args) => deployments::run(args, cx).await,
-        Command::Rollback(args) => Box::pin(rollback::run(args, cx)).await,
-        Command::Cancel(args) => cancel::run(args, cx).await,
-        Command::Ps(args) => ps::run(args, cx).await,
-        Command::Scale(args) => scale::run(args, cx).await,
-        Command::Restart(args) => Box::pin(restart::run(args, cx)).await,
-        Command::Stop(args) => power::stop(args, cx).await,
-        Command::Start(args) => power::start(args, cx).await,
-        Command::Logs(args) => Box::pin(logs::run(args, cx)).await,
-        Command::Run(args) => Box::pin(run::run(args, cx)).await,
-        Command::Runs(args) => runs::run(args, cx).await,
-        Command::Vars(args) => Box::pin(vars::run(args, cx)).await,
-        Command::Secrets(args) => Box::pin(secrets::run(args, cx)).await,
-        Command::Domains(args) => domains::run(args, cx).await,
-        Command::Routes(args) => routes::run(args, cx).await,
-        Command::Nodes(args) => nodes::run(args, cx).await,
-        Command::Events(args) => Box::pin(events::run(args, cx)).await,
-        Command::Why(args) => why::run(args, cx).await,
-        Command::Status(args) => status::run(args, cx).await,
-        Command::Runtimes(args) => runtimes::run(args, cx).await,
+        Command::Whoami(args) => whoami::run(args, &start.cx()?).await,
+        Command::Password(args) => password::run(args, &start.cx()?).await,
+        Command::Deploy(args) => Box::pin(deploy::run(args, &start.cx()?)).await,
+        Command::Open(args) => open::run(args, &start.cx()?).await,
+        Command::Apps(args) => apps::run(args, &start.cx()?).await,
+        Command::Projects(args) => projects::run(args, &start.cx()?).await,
+        Command::Envs(args) => envs::run(args, &start.cx()?).await,
+        Command::Orgs(args) => orgs::run(args, &start.cx()?).await,
+        Command::Members(args) => members::run(args, &start.cx()?).await,
+        Command::Tokens(args) => tokens::run(args, &start.cx()?).await,
+        Command::Releases(args) => releases::run(args, &start.cx()?).await,
+        Command::Deployments(args) => deployments::run(args, &start.cx()?).await,
+        Command::Rollback(args) => Box::pin(rollback::run(args, &start.cx()?)).await,
+        Command::Cancel(args) => cancel::run(args, &start.cx()?).await,
+        Command::Ps(args) => ps::run(args, &start.cx()?).await,
+        Command::Scale(args) => scale::run(args, &start.cx()?).await,
+        Command::Restart(args) => Box::pin(restart::run(args, &start.cx()?)).await,
+        Command::Stop(args) => power::stop(args, &start.cx()?).await,
+        Command::Start(args) => power::start(args, &start.cx()?).await,
+        Command::Logs(args) => Box::pin(logs::run(args, &start.cx()?)).await,
+        Command::Run(args) => Box::pin(run::run(args, &start.cx()?)).await,
+        Command::Runs(args) => runs::run(args, &start.cx()?).await,
+        Command::Vars(args) => Box::pin(vars::run(args, &start.cx()?)).await,
+        Command::Secrets(args) => Box::pin(secrets::run(args, &start.cx()?)).await,
+        Command::Domains(args) => domains::run(args, &start.cx()?).await,
+        Command::Routes(args) => routes::run(args, &start.cx()?).await,
+        Command::Nodes(args) => nodes::run(args, &start.cx()?).await,
+        Command::Events(args) => Box::pin(events::run(args, &start.cx()?)).await,
+        Command::Why(args) => why::run(args, &start.cx()?).await,
+        Command::Status(args) => status::run(args, &start.cx()?).await,
+        Command::Runtimes(args) => runtimes::run(args, &start.cx()?).await,
+    }
+}
+
+/// What every command begins with.
+struct Start {
+    global: Global,
+    terminal: Terminal,
+    /// The folder that the command is about.
+    folder: PathBuf,
+}
+
+impl Start {
+    fn cx(self) -> Result<Cx, Failure> {
+        Cx::new(self.global, self.terminal, &self.folder)
+    }
+
+    fn for_strangers(self) -> Result<Cx, Failure> {
+        Cx::for_strangers(self.global, self.terminal, &self.folder)
     }
 }
 

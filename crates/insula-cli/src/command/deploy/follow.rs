@@ -37,6 +37,8 @@ pub struct Ending {
     pub local_phases: Vec<Phase>,
     /// Ctrl-C came first.
     pub interrupted: bool,
+    /// Whether the build's log was shown as it was written.
+    log_shown: bool,
 }
 
 pub async fn follow(cx: &Cx, deployment: Deployment, with: Follow) -> Result<Ending, Failure> {
@@ -116,9 +118,9 @@ impl Watch<'_> {
                 .with("follow", true)
                 .with("tail", LOG_TAIL);
             self.log = match self.cx.client().stream(&target).await {
-                Ok(events) => Log::Open { events, last: None },
+                Ok(events) => Log::Open { events: Box::new(events), last: None },
                 // The deployment is what counts; its cause has the last lines.
-                Err(_) => Log::Ended,
+                Err(_) => Log::Ended { shown: false },
             };
         }
         Ok(())
@@ -150,7 +152,10 @@ impl Watch<'_> {
                 let text = clean::log_line(&line.line, paint.is_on());
                 self.cx.terminal.say(&format!("{} {text}", paint.dim("build |")));
             }
-            None => self.log = Log::Ended,
+            None => {
+                let shown = matches!(self.log, Log::Open { last: Some(_), .. });
+                self.log = Log::Ended { shown };
+            }
         }
     }
 
@@ -169,15 +174,20 @@ impl Watch<'_> {
     }
 
     fn ended(self, with: Follow, interrupted: bool) -> Ending {
-        Ending { deployment: self.deployment, local_phases: with.local_phases, interrupted }
+        Ending {
+            deployment: self.deployment,
+            local_phases: with.local_phases,
+            interrupted,
+            log_shown: matches!(self.log, Log::Open { .. } | Log::Ended { shown: true }),
+        }
     }
 }
 
 /// A build's log.
 enum Log {
     None,
-    Open { events: Events, last: Option<u64> },
-    Ended,
+    Open { events: Box<Events>, last: Option<u64> },
+    Ended { shown: bool },
 }
 
 impl Log {
@@ -255,7 +265,14 @@ pub fn tell(cx: &Cx, app: &App, ending: &Ending) -> Outcome {
             Err(Failure::failed(format!("it was cancelled by {by}; what served before still does")))
         }
         state => Err(match &deployment.cause {
-            Some(cause) => Failure::of_cause(cause, &cx.client().server().to_string()),
+            Some(cause) => {
+                let mut failure = Failure::of_cause(cause, &cx.client().server().to_string());
+                // They stand just above.
+                if ending.log_shown && cause.code.starts_with("build_") {
+                    failure.details.tail.clear();
+                }
+                failure
+            }
             None => Failure::failed(format!("the deployment ended as {state}")),
         }),
     }

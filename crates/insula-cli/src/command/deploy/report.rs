@@ -64,18 +64,18 @@ impl Report {
 
     pub fn refused(failure: &Failure) -> Self {
         let cause = Cause {
-            code: failure.code.clone().unwrap_or_else(|| "refused".into()),
+            code: failure.details.code.clone().unwrap_or_else(|| "refused".into()),
             message: failure.message.clone(),
             hint: failure.hint.clone(),
             component: None,
             exit: None,
-            tail: failure.tail.clone(),
+            tail: failure.details.tail.clone(),
         };
         Self {
             url: String::new(),
             release: None,
             state: "refused".into(),
-            cause: Some(ReportCause { cause, errors: failure.mistakes.clone() }),
+            cause: Some(ReportCause { cause, errors: failure.details.mistakes.clone() }),
             phases: Vec::new(),
             deployment: None,
             app: None,
@@ -200,5 +200,111 @@ impl Planned {
             );
         }
         text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use expect_test::expect;
+    use insula_model::Timestamp;
+
+    use super::*;
+
+    fn report() -> Report {
+        let at = Timestamp::from_millis;
+        let phase = |name: &str, from: i64, to: i64| Phase {
+            phase: name.into(),
+            started: at(from),
+            ended: Some(at(to)),
+            took_ms: Some((to - from) as u64),
+        };
+        Report {
+            url: "http://shop-3f9k2x.localhost:8080/".into(),
+            release: Some("v3".into()),
+            state: "live".into(),
+            cause: None,
+            phases: vec![phase("upload", 0, 48), phase("start", 48, 1_252)],
+            deployment: Some("dep_01j8z3k5v7e6n9q2r4t6w8y0ab".into()),
+            app: Some("shop".into()),
+            warnings: vec!["python 3.9 is not there; 3.11 is used\u{1b}[2J".into()],
+        }
+    }
+
+    #[test]
+    fn a_report_has_the_shape_that_is_documented() {
+        expect![[r#"
+            {
+              "url": "http://shop-3f9k2x.localhost:8080/",
+              "release": "v3",
+              "state": "live",
+              "cause": null,
+              "phases": [
+                {
+                  "phase": "upload",
+                  "started": "1970-01-01T00:00:00.000Z",
+                  "ended": "1970-01-01T00:00:00.048Z",
+                  "took_ms": 48
+                },
+                {
+                  "phase": "start",
+                  "started": "1970-01-01T00:00:00.048Z",
+                  "ended": "1970-01-01T00:00:01.252Z",
+                  "took_ms": 1204
+                }
+              ],
+              "deployment": "dep_01j8z3k5v7e6n9q2r4t6w8y0ab",
+              "app": "shop",
+              "warnings": [
+                "python 3.9 is not there; 3.11 is used\u001b[2J"
+              ]
+            }"#]]
+        .assert_eq(&serde_json::to_string_pretty(&report()).unwrap());
+    }
+
+    #[test]
+    fn a_refusal_has_the_same_shape_with_its_mistakes() {
+        let mut failure = Failure::failed("insula.toml has a mistake").hint("mend it");
+        failure.details.code = Some("invalid_spec".into());
+        failure.details.mistakes = vec![Mistake {
+            file: Some("insula.toml".into()),
+            line: Some(4),
+            key: Some("components.web.port".into()),
+            message: "70000 is not possible".into(),
+            fix: None,
+        }];
+        expect![[r#"
+            {
+              "url": "",
+              "release": null,
+              "state": "refused",
+              "cause": {
+                "code": "invalid_spec",
+                "message": "insula.toml has a mistake",
+                "hint": "mend it",
+                "tail": [],
+                "errors": [
+                  {
+                    "file": "insula.toml",
+                    "line": 4,
+                    "key": "components.web.port",
+                    "message": "70000 is not possible"
+                  }
+                ]
+              },
+              "phases": [],
+              "deployment": null,
+              "app": null,
+              "warnings": []
+            }"#]]
+        .assert_eq(&serde_json::to_string_pretty(&Report::refused(&failure)).unwrap());
+    }
+
+    #[test]
+    fn a_success_ends_with_its_times_and_what_to_type_next() {
+        expect![[r#"
+            warning: python 3.9 is not there; 3.11 is used�[2J
+            live: v3 in 1.25 s (upload 48 ms, start 1.20 s)
+            next: insula logs -f · insula ps · insula rollback"#]]
+        .assert_eq(&report().live(Paint::PLAIN));
     }
 }
