@@ -39,6 +39,7 @@ const PYTHON: &str = r#"import http.server, os, signal, sys, threading
 
 class Hello(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
     def do_GET(self):
         body = b"@TEXT@\n"
         self.send_response(200)

@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, ToSocketAddrs};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::OnceLock;
@@ -38,6 +39,9 @@ pub struct Machine {
     /// More arguments for `up`.
     pub more: Vec<String>,
     log: PathBuf,
+    /// Who runs everything, if it is not who runs the test.
+    user: Option<u32>,
+    greeting: String,
 }
 
 /// The binary that is tested: `INSULA_BIN`, else the one beside the test.
@@ -113,7 +117,40 @@ impl Machine {
                 .flat_map(|ip| ["--open".to_owned(), format!("{ip}/32")])
                 .collect(),
             log,
+            user: None,
+            greeting: String::new(),
         })
+    }
+
+    /// Gives the machine to an ordinary user, before it is started.
+    pub fn run_as(&mut self, user: u32) -> Result<()> {
+        // A copy, because the program may lie where nobody else may look.
+        let copy = self.folder.path().join("insula");
+        std::fs::copy(&self.program, &copy)?;
+        std::os::unix::fs::chown(self.folder.path(), Some(user), Some(user))?;
+        self.program = copy;
+        self.user = Some(user);
+        self.more.clear();
+        Ok(())
+    }
+
+    /// Why this machine does not let that user make sandboxes, if so.
+    pub fn cannot_sandbox_as_user(&self) -> Result<Option<String>> {
+        let doctor = self.command().args(["doctor"]).stdin(Stdio::null()).output()?;
+        Ok((!doctor.status.success()).then(|| String::from_utf8_lossy(&doctor.stdout).into_owned()))
+    }
+
+    fn command(&self) -> Command {
+        let mut command = Command::new(&self.program);
+        if let Some(user) = self.user {
+            command.uid(user).gid(user).env("HOME", self.folder.path());
+        }
+        command
+    }
+
+    /// What `up` printed when it was ready.
+    pub fn greeting(&self) -> &str {
+        &self.greeting
     }
 
     pub fn data(&self) -> PathBuf {
@@ -127,7 +164,8 @@ impl Machine {
 
     pub fn up(&mut self) -> Result<()> {
         let log = std::fs::File::options().create(true).append(true).open(&self.log)?;
-        let mut child = Command::new(&self.program)
+        let mut child = self
+            .command()
             .args(["up", "--log-json", "--api", &self.api.to_string()])
             .args(["--edge", &self.edge.to_string(), "--pool", &self.pool])
             .arg("--data")
@@ -149,10 +187,14 @@ impl Machine {
             }
         });
         let deadline = Instant::now() + UP_TIME_MAX;
+        self.greeting.clear();
         while let Ok(line) =
             greeted.recv_timeout(deadline.saturating_duration_since(Instant::now()))
         {
-            if line.starts_with("Insula is up") {
+            self.greeting += &line;
+            self.greeting.push('\n');
+            // The last line of what it says.
+            if line.trim_start().starts_with("insula deploy") {
                 return Ok(());
             }
         }
@@ -200,14 +242,13 @@ impl Machine {
     }
 
     pub fn down(&self) -> Result<Output> {
-        let down =
-            Command::new(&self.program).arg("down").arg("--data").arg(self.data()).output()?;
-        Ok(down)
+        Ok(self.command().arg("down").arg("--data").arg(self.data()).output()?)
     }
 
     /// The command line, as the operator uses it.
     pub fn cli(&self, args: &[&str]) -> Result<Output> {
-        let output = Command::new(&self.program)
+        let output = self
+            .command()
             .args(args)
             .env("INSULA_DATA", self.data())
             .env("HOME", self.folder.path())

@@ -41,6 +41,7 @@ drawn = (secrets.token_hex(8) + "\n").encode()
 
 class Hello(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
     def do_GET(self):
         if self.path == "/die":
             os._exit(3)
@@ -111,7 +112,7 @@ pub fn moves_under_load(
     for n in 0..rollbacks {
         let to = if n % 2 == 0 { "v1" } else { "v2" };
         let began = Instant::now();
-        machine.json(&["rollback", to, "--app", "moving", "--yes"])?;
+        machine.json(&["rollback", to, "--app", "moving"])?;
         report.rollbacks.push(began.elapsed());
     }
     report.failed_in_moves = load.seen().failed.len();

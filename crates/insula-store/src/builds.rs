@@ -1,6 +1,7 @@
 //! Sources on their way to artifacts.
 
 use insula_model::build::{Build, BuildState};
+use insula_model::deployment::Deployment;
 use insula_model::schema;
 use insula_model::{AppId, BuildId, DeploymentId, OrgId};
 
@@ -105,6 +106,20 @@ pub fn update(tx: &mut Tx, expected: &BuildState, build: &Build) -> Result<(), W
     )?;
     tx.touch(build.id);
     Ok(())
+}
+
+/// Ends what still builds for a deployment that was cancelled.
+pub(crate) fn cancel_of_deployment(tx: &mut Tx, deployment: &Deployment) -> Result<(), WriteError> {
+    let Some(build) = deployment.build.map(|id| get(tx, deployment.org, id)).transpose()?.flatten()
+    else {
+        return Ok(());
+    };
+    if build.state.is_final() {
+        return Ok(());
+    }
+    let cancelled =
+        Build { state: BuildState::Cancelled, updated: deployment.updated, ..build.clone() };
+    update(tx, &build.state, &cancelled)
 }
 
 fn attempt(state: &BuildState) -> Option<u32> {

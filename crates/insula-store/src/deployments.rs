@@ -6,11 +6,11 @@ use insula_model::deployment::{Deployment, DeploymentState, Source};
 use insula_model::schema;
 use insula_model::{AppId, BuildId, DeploymentId, OrgId, ReleaseId};
 
-use crate::blobs;
 use crate::error::{Kind, StoreError, WriteError};
 use crate::page::{self, Order, Page, Paged};
 use crate::sql::{Row, Select, params};
 use crate::tx::Tx;
+use crate::{blobs, builds};
 
 /// Ended deployments that an app keeps; one that fails every hour is remembered for six weeks.
 pub const KEPT_PER_APP: u32 = 1_000;
@@ -151,6 +151,10 @@ pub fn update(
     if d.state.is_final() {
         // What came of it holds its own blobs; a source that failed is sent again.
         blobs::let_go(tx, d.id)?;
+    }
+    if matches!(d.state, DeploymentState::Cancelled { .. }) {
+        // Here and not in a plan: plans forget a deployment that has ended, and its build with it.
+        builds::cancel_of_deployment(tx, d)?;
     }
     tell(tx, d);
     Ok(())

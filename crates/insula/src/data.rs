@@ -1,5 +1,6 @@
 //! The data folder: where things are in it, who may enter, and which version it has.
 
+use std::ffi::OsStr;
 use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
@@ -79,8 +80,11 @@ impl Data {
 
     /// Makes the folder, or checks that it is one of ours that we can read.
     pub fn prepare(&self) -> anyhow::Result<()> {
-        folder(&self.root, PASSAGE)?;
+        // Nobody's folder is touched before it is known to be ours, or empty.
+        let made = DirBuilder::new().recursive(true).mode(PASSAGE).create(&self.root);
+        made.with_context(|| format!("make the folder {}", self.root.display()))?;
         self.check_format()?;
+        folder(&self.root, PASSAGE)?;
         folder(&self.root.join("sock"), PASSAGE)?;
         folder(&self.gateway(), PRIVATE)?;
         for private in ["server", "server/spool", "agent", "logs", "log"] {
@@ -94,8 +98,10 @@ impl Data {
         let found = match files::read(&path, FORMAT_FILE_BYTES_MAX) {
             Ok(bytes) => String::from_utf8_lossy(&bytes).trim().to_owned(),
             Err(error) if error.is_missing() => {
-                let mut entries = fs::read_dir(&self.root)?;
-                if entries.next().is_some() {
+                // What a first start that was killed has left of the format file is no content.
+                let ours = |name: &OsStr| name.as_encoded_bytes().starts_with(b".format");
+                let mut entries = fs::read_dir(&self.root)?.flatten();
+                if entries.any(|entry| !ours(&entry.file_name())) {
                     bail!(
                         "{} is not empty and is not a data folder of Insula; choose another with --data",
                         self.root.display()

@@ -5,7 +5,8 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use rustix::process::{Pid, Signal, kill_process, test_kill_process};
+use insula_kit::lock::Lock;
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::data::Data;
 
@@ -26,27 +27,30 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     if !data.root().join("format").exists() {
         bail!("{} is not a data folder of Insula", data.root().display());
     }
-    if let Some(pid) = insula_kit::lock::holder_pid(&data.lock())? {
-        end_supervisor(pid)?;
-    }
-    let _lock = data.hold()?;
+    let _lock = match insula_kit::lock::holder_pid(&data.lock())? {
+        Some(pid) => end_supervisor(pid, &data)?,
+        None => data.hold()?,
+    };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(stop_apps(&data))?;
     Ok(ExitCode::SUCCESS)
 }
 
-fn end_supervisor(pid: u32) -> anyhow::Result<()> {
+/// By the lock and not by the process, which stays for as long as its parent does not look.
+fn end_supervisor(pid: u32, data: &Data) -> anyhow::Result<Lock> {
     let target =
         i32::try_from(pid).ok().and_then(Pid::from_raw).context("the lock names no process")?;
     kill_process(target, Signal::TERM).with_context(|| format!("ask process {pid} to end"))?;
     let began = Instant::now();
-    while test_kill_process(target).is_ok() {
-        if began.elapsed() > SUPERVISOR_TIME_MAX {
-            bail!("process {pid} did not end within {SUPERVISOR_TIME_MAX:?}");
+    loop {
+        match data.hold() {
+            Ok(lock) => return Ok(lock),
+            Err(error) if began.elapsed() > SUPERVISOR_TIME_MAX => {
+                return Err(error.context(format!("wait for the end of process {pid}")));
+            }
+            Err(_) => std::thread::sleep(SUPERVISOR_LOOK),
         }
-        std::thread::sleep(SUPERVISOR_LOOK);
     }
-    Ok(())
 }
 
 /// Ends the apps of a data folder and everything that was made for them.

@@ -61,6 +61,10 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         crate::doctor::refuse_without_user_namespaces()?;
     }
     let data = Data::choose(args.data.clone())?;
+    if root {
+        // The agent says the same, but only to a log, and would be started again and again.
+        crate::role::agent::network(&data, &args.pool, &args.open)?;
+    }
     data.prepare()?;
     let _lock = data.hold()?;
     let format = if args.log_json { LogFormat::Json } else { LogFormat::Auto };

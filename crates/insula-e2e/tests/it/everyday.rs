@@ -28,7 +28,7 @@ fn a_static_folder_becomes_a_url_and_a_change_becomes_live() -> Result<()> {
     folder::write(site.path(), "index.html", "<h1>two</h1>")?;
     machine.deploy(site.path(), "site")?;
     ensure!(machine.visit(&url, "/")?.text() == "<h1>two</h1>");
-    machine.json(&["rollback", "v1", "--app", "site", "--yes"])?;
+    machine.json(&["rollback", "v1", "--app", "site"])?;
     ensure!(machine.visit(&url, "/")?.text() == "<h1>one</h1>");
     let stranger =
         machine.visit(&format!("http://nobody.localhost:{}/", machine.edge.port()), "/")?;
@@ -120,7 +120,7 @@ fn packages_are_installed_before_an_app_starts() -> Result<()> {
 }
 
 #[test]
-fn a_procfile_says_what_runs() -> Result<()> {
+fn procfiles_and_folders_made_for_stratus_run_unchanged() -> Result<()> {
     let machine = Machine::start()?;
     let procfile = folder::python("from a Procfile")?;
     folder::write(
@@ -134,6 +134,16 @@ fn a_procfile_says_what_runs() -> Result<()> {
     proc.wait_log("working")?;
     let warned = report["warnings"].to_string();
     ensure!(warned.contains("big-worker"), "a changed name is told: {report}");
+
+    let stratus = folder::with(&[
+        (
+            "stratus_init.sh",
+            "#!/bin/bash\ncd \"$(dirname \"$0\")\"\nexec python3 -m http.server \"$PORT\" --directory site\n",
+        ),
+        ("site/index.html", "stratus"),
+    ])?;
+    let report = machine.deploy(stratus.path(), "stratus")?;
+    ensure!(machine.visit(&story::url(&report)?, "/")?.text() == "stratus");
     Ok(())
 }
 

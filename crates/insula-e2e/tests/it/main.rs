@@ -1,4 +1,7 @@
 //! The real binary, used as people use it.
 
+mod bad_input;
 mod everyday;
 mod faults;
+mod lifecycle;
+mod tenants;

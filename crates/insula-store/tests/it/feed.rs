@@ -1,6 +1,7 @@
 //! The feed tells each change once, in the order of commits, as it is now.
 
 use insula_model::Generation;
+use insula_model::build::BuildState;
 use insula_model::deployment::DeploymentState;
 use insula_model::feed::Change;
 use insula_store::feed::{self, FeedError, FeedGap};
@@ -102,6 +103,25 @@ fn a_snapshot_leaves_out_what_is_over() {
         "Node Org Project Environment App Release Deployment Build Run Instance"
     );
     assert_eq!(head, *fixture.store.head().borrow());
+}
+
+#[test]
+fn a_cancelled_deployment_takes_its_build_with_it() {
+    let fixture = Fixture::new();
+    let tenant = Tenant::of(1);
+    let (before, build) = (tenant.deployment.clone(), tenant.build.clone());
+    assert!(!build.state.is_final());
+    let by = insula_model::tenancy::Actor::Operator;
+    let mut after = before.clone();
+    after.state = DeploymentState::Cancelled { by };
+    fixture
+        .write(move |tx| {
+            tenant.deploy(tx)?;
+            deployments::update(tx, &before.state, &after)
+        })
+        .unwrap();
+    let found = fixture.read(move |tx| Ok(insula_store::builds::get(tx, build.org, build.id)?));
+    assert_eq!(found.map(|build| build.state), Some(BuildState::Cancelled));
 }
 
 #[test]

@@ -41,10 +41,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let (names, published) = watch::channel(Names::default());
     let host = if rustix::process::geteuid().is_root() {
-        let pool = args.pool.parse().context("--pool")?;
-        let open = args.open.iter().map(|range| range.parse()).collect::<Result<_, _>>();
-        let tag = data.tag().parse().context("name our part of the network")?;
-        HostAccess::Full { net: NetConfig::new(tag, pool, open.context("--open")?)? }
+        HostAccess::Full { net: network(&data, &args.pool, &args.open)? }
     } else {
         HostAccess::Development
     };
@@ -73,6 +70,14 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         }
         Ok(())
     })
+}
+
+/// What `--pool` and `--open` ask for, or what is wrong with it.
+pub fn network(data: &Data, pool: &str, open: &[String]) -> anyhow::Result<NetConfig> {
+    let tag = data.tag().parse().context("name our part of the network")?;
+    let pool = pool.parse().with_context(|| format!("--pool {pool}"))?;
+    let parse = |range: &String| range.parse().with_context(|| format!("--open {range}"));
+    Ok(NetConfig::new(tag, pool, open.iter().map(parse).collect::<anyhow::Result<_>>()?)?)
 }
 
 /// Our own program, kept where an upgrade does not take it away: static instances show it inside
