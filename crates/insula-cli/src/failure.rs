@@ -215,12 +215,15 @@ impl From<ClientError> for Failure {
             )
             .hint("use https://; --insecure-http lets anybody in between read your token"),
             ClientError::Unreachable { server, .. } => {
-                let hint = if server.is_loopback() {
+                let told = Self::because("reach the server", &error);
+                let hint = if told.message.contains("certificate") {
+                    "name a file with the certificates of a private authority in SSL_CERT_FILE"
+                } else if server.is_loopback() {
                     "is it running? start it: insula up"
                 } else {
                     "check the address and the network, or choose another with --server"
                 };
-                Self::because("reach the server", &error).hint(hint)
+                told.hint(hint)
             }
             ClientError::Strange { .. } => Self::because("use the server", &error)
                 .hint("is --server the address of the API, and not of an app?"),
