@@ -42,6 +42,8 @@ pub struct Machine {
     /// Who runs everything, if it is not who runs the test.
     user: Option<u32>,
     greeting: String,
+    /// Whether the data folder is a file system of its own.
+    small_disk: bool,
 }
 
 /// The binary that is tested: `INSULA_BIN`, else the one beside the test.
@@ -119,6 +121,7 @@ impl Machine {
             log,
             user: None,
             greeting: String::new(),
+            small_disk: false,
         })
     }
 
@@ -131,6 +134,21 @@ impl Machine {
         self.program = copy;
         self.user = Some(user);
         self.more.clear();
+        Ok(())
+    }
+
+    /// Gives the data folder a disk of its own that is this large, before it is started.
+    pub fn with_small_disk(&mut self, mib: u64) -> Result<()> {
+        std::fs::create_dir_all(self.data())?;
+        let size = format!("size={mib}m");
+        let mounted = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &size, "insula-e2e"])
+            .arg(self.data())
+            .status()?;
+        if !mounted.success() {
+            bail!("mount a small disk: {mounted}");
+        }
+        self.small_disk = true;
         Ok(())
     }
 
@@ -363,6 +381,11 @@ impl Drop for Machine {
             && !down.status.success()
         {
             eprintln!("insula down: {}", String::from_utf8_lossy(&down.stderr));
+        }
+        if self.small_disk
+            && !Command::new("umount").arg(self.data()).status().is_ok_and(|s| s.success())
+        {
+            eprintln!("{} could not be unmounted", self.data().display());
         }
         if std::thread::panicking() {
             eprintln!("--- log of insula up ---\n{}", self.log());

@@ -92,6 +92,7 @@ fn what_cannot_be_deployed_is_refused_before_it_is_sent() -> Result<()> {
     cause(&machine, empty.path(), "empty")?;
 
     let old = folder::python("anyway")?;
+    std::fs::remove_file(old.path().join("Procfile"))?;
     folder::write(old.path(), ".python-version", "2.6.9\n")?;
     let report = machine.deploy(old.path(), "old")?;
     ensure!(report["warnings"].to_string().contains("2.6.9"), "{report}");
