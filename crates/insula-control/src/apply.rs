@@ -26,15 +26,15 @@ pub(crate) async fn all(cx: &Cx, world: &Arc<World>, actions: &[Action], now: Ti
         match task.await {
             Ok(Ok(())) => log(world, action),
             Ok(Err(WriteError::Moved { .. } | WriteError::NotFound { .. })) => {
-                debug!(?action, "overtaken; the next pass decides anew");
+                debug!(action = %action, "overtaken; the next pass decides anew");
             }
             Ok(Err(error)) => {
                 failed += 1;
-                warn!(?action, error = &error as &dyn std::error::Error, "an action failed");
+                warn!(action = %action, error = &error as &dyn std::error::Error, "an action failed");
             }
             Err(error) => {
                 failed += 1;
-                warn!(?action, %error, "an action panicked");
+                warn!(action = %action, %error, "an action panicked");
             }
         }
     }
@@ -53,7 +53,7 @@ fn log(world: &World, action: &Action) {
         | Action::Place { deployment, .. }
         | Action::Shift { deployment, .. }
         | Action::GoLive { deployment, .. } => {
-            info!(trace = trace(deployment), ?action, "done");
+            info!(trace = trace(deployment), action = %action, "done");
         }
         Action::Fail { deployment, cause } => {
             info!(trace = trace(deployment), %deployment, cause = cause.code.as_str(), "failed");
@@ -62,7 +62,7 @@ fn log(world: &World, action: &Action) {
         | Action::Stop { .. }
         | Action::Forget { .. }
         | Action::StartRun { .. }
-        | Action::EndRun { .. } => debug!(?action, "done"),
+        | Action::EndRun { .. } => debug!(action = %action, "done"),
     }
 }
 

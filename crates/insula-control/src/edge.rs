@@ -45,7 +45,10 @@ impl EdgeLedger {
         generation: Generation,
         busy: BTreeSet<InstanceId>,
     ) {
-        self.gateways.insert(gateway, Following { acked: Some(generation), busy });
+        // An acknowledgement of a session that has ended says nothing any more.
+        if let Some(following) = self.gateways.get_mut(&gateway) {
+            *following = Following { acked: Some(generation), busy };
+        }
     }
 
     pub(crate) fn view(&self) -> Edge {
@@ -55,11 +58,13 @@ impl EdgeLedger {
             edge.busy.extend(&following.busy);
             let table =
                 following.acked.and_then(|acked| self.published.iter().find(|(g, _)| *g == acked));
-            let Some((_, routed)) = table else {
+            let Some((acked, routed)) = table else {
                 edge.known = false;
                 continue;
             };
-            edge.routed_by_any.extend(routed);
+            // What was sent since may be in force already.
+            let under_way = self.published.iter().filter(|(sent, _)| sent >= acked);
+            edge.routed_by_any.extend(under_way.flat_map(|(_, routed)| routed));
             if first {
                 edge.routed_by_all.clone_from(routed);
                 first = false;
@@ -131,6 +136,7 @@ mod tests {
     fn a_gateway_that_serves_a_table_from_before_our_time_is_unknown() {
         let mut ledger = EdgeLedger::default();
         ledger.published(&table(9, &[id(1)]));
+        ledger.hello(gateway(1));
         ledger.acked(gateway(1), Generation(3), BTreeSet::new());
         assert!(!ledger.view().known);
     }

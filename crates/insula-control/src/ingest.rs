@@ -1,12 +1,13 @@
 //! What a node's report changes, decided as a pure function.
 //!
-//! A report is complete: what it does not name is not there. Only transitions are written, so a
-//! node that repeats itself costs nothing.
+//! A report is complete: what it does not name is not there. That is believed only of a report that
+//! answers the Target that was sent last: an older one was made before the node could know. Only
+//! transitions are written, so a node that repeats itself costs nothing.
 
 use insula_model::build::{Build, BuildState};
 use insula_model::instance::Instance;
 use insula_model::observed::{BuildPhase, InstancePhase, InstanceReport, NodeReport, Observed};
-use insula_model::{InstanceId, NodeId, Timestamp};
+use insula_model::{Generation, InstanceId, NodeId, Timestamp};
 use insula_plan::World;
 use insula_plan::effect::Told;
 
@@ -20,12 +21,16 @@ pub(crate) fn report(
     world: &World,
     node: NodeId,
     report: &NodeReport,
+    sent: Option<Generation>,
     now: Timestamp,
 ) -> Vec<Seen> {
+    let answers = sent.is_some_and(|sent| report.generation >= sent);
     let mut seen = Vec::new();
     for instance in world.instances.values().filter(|i| i.node == node) {
         let reported = report.instances.iter().find(|r| r.id == instance.id);
-        seen.extend(changed(instance, reported, now));
+        if reported.is_some() || answers {
+            seen.extend(changed(instance, reported, now));
+        }
     }
     for told in &report.builds {
         let Some(build) = world.builds.get(&told.id) else { continue };
@@ -207,9 +212,24 @@ mod tests {
     #[test]
     fn what_a_report_does_not_name_is_not_there_and_other_nodes_are_not_touched() {
         let (ours, theirs) = (instance(1, node(1)), instance(2, node(2)));
-        let seen = report(&world(&[ours.clone(), theirs]), node(1), &complete(vec![]), NOW);
+        let seen = report(
+            &world(&[ours.clone(), theirs]),
+            node(1),
+            &complete(vec![]),
+            Some(Generation(1)),
+            NOW,
+        );
         let observed = Box::new(Observed::Absent { seen: NOW });
         assert_eq!(seen, [Seen::Instance { id: ours.id, observed, told: vec![] }]);
+    }
+
+    #[test]
+    fn absence_is_not_believed_of_a_report_from_before_the_target() {
+        let row = instance(1, node(1));
+        let early = complete(vec![]);
+        let sent = Some(Generation(2));
+        assert_eq!(report(&world(std::slice::from_ref(&row)), node(1), &early, sent, NOW), []);
+        assert_eq!(report(&world(&[row]), node(1), &early, None, NOW), []);
     }
 
     #[test]
@@ -219,7 +239,8 @@ mod tests {
         row.observed = Observed::Present { value: value.clone(), seen: Timestamp::from_millis(1) };
         let mut gone = instance(2, node(1));
         gone.observed = Observed::Absent { seen: Timestamp::from_millis(1) };
-        let seen = report(&world(&[row, gone]), node(1), &complete(vec![value]), NOW);
+        let seen =
+            report(&world(&[row, gone]), node(1), &complete(vec![value]), Some(Generation(1)), NOW);
         assert_eq!(seen, []);
     }
 
@@ -231,7 +252,8 @@ mod tests {
         let mut after = said(row.id, InstancePhase::Starting);
         after.restarts = 1;
         after.last_exit = Some(ExitNote { exit: Exit::OutOfMemory, at: NOW, tail: vec![] });
-        let seen = report(&world(&[row]), node(1), &complete(vec![after]), NOW);
+        let seen =
+            report(&world(&[row]), node(1), &complete(vec![after]), Some(Generation(1)), NOW);
         assert_eq!(kinds(&seen), ["instance.exited", "instance.restarted"]);
         let Seen::Instance { told, .. } = &seen[0] else { panic!("not an instance") };
         assert_eq!(told[0].message, "`web` ended: out of memory");
@@ -240,6 +262,9 @@ mod tests {
     #[test]
     fn an_instance_that_a_node_makes_up_is_passed_over() {
         let made_up = said(instance(9, node(1)).id, InstancePhase::Ready);
-        assert_eq!(report(&world(&[]), node(1), &complete(vec![made_up]), NOW), []);
+        assert_eq!(
+            report(&world(&[]), node(1), &complete(vec![made_up]), Some(Generation(1)), NOW),
+            []
+        );
     }
 }

@@ -5,17 +5,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use insula_kit::shutdown::Shutdown;
-use insula_link::Inbound;
+use insula_link::{Inbound, Secrets};
 use insula_model::feed::Change;
+use insula_model::observed::NodeReport;
 use insula_model::routes::RouteTable;
 use insula_model::target::NodeTarget;
-use insula_model::{Generation, NodeId, OrgId, Timestamp};
+use insula_model::{Generation, Millis, NodeId, OrgId, Timestamp};
 use insula_plan::{Plan, View, World};
 use insula_store::feed::{self, FeedError};
 use tokio::sync::{mpsc, watch};
 use tracing::{error, warn};
 
 use crate::edge::EdgeLedger;
+use crate::tell::Greeting;
 use crate::{ControlError, Cx, apply, ingest, secrets, tell};
 
 /// Changes read from the feed in one go; more wait for the next.
@@ -24,7 +26,7 @@ const CHANGES_AT_ONCE: usize = 10_000;
 /// reports waiting.
 const PASSES_IN_A_ROW_MAX: usize = 32;
 /// After a failure of the store, before the next try.
-const STORE_PAUSE: Duration = Duration::from_millis(500);
+const STORE_PAUSE: Millis = Millis(500);
 /// The longest the loop sleeps: a wake that was lost costs no more than this.
 const SLEEP_MAX: Duration = Duration::from_secs(60);
 
@@ -34,9 +36,15 @@ pub(crate) struct Loop {
     edge: EdgeLedger,
     /// What was sent last, so that only what changed is sent.
     targets: BTreeMap<NodeId, NodeTarget>,
+    /// The values that went with it: what is sent again when one cannot be opened any more.
+    secrets: BTreeMap<NodeId, Secrets>,
     routes: Option<RouteTable>,
     /// Orgs whose secrets changed since their nodes were sent values.
     stale_secrets: BTreeSet<OrgId>,
+    /// Greetings and newest reports that are not stored yet. A node tells only changes, so what
+    /// it told stays here until the store has it.
+    greetings: BTreeMap<NodeId, Greeting>,
+    reports: BTreeMap<NodeId, NodeReport>,
 }
 
 impl Loop {
@@ -46,13 +54,17 @@ impl Loop {
         let mut world = World::new(cx.suffix.clone());
         changes.into_iter().for_each(|change| world.apply(change));
         world.generation = generation;
+        world.since = Timestamp::from_millis(cx.clock.now_ms());
         Ok(Self {
             cx,
             world: Arc::new(world),
             edge: EdgeLedger::default(),
             targets: BTreeMap::new(),
+            secrets: BTreeMap::new(),
             routes: None,
             stale_secrets: BTreeSet::new(),
+            greetings: BTreeMap::new(),
+            reports: BTreeMap::new(),
         })
     }
 
@@ -71,9 +83,9 @@ impl Loop {
                 biased;
                 _ = shutdown.requested() => return Ok(()),
                 Some(first) = inbound.recv() => {
-                    self.take(first).await;
+                    self.take(first);
                     while let Ok(more) = inbound.try_recv() {
-                        self.take(more).await;
+                        self.take(more);
                     }
                 }
                 changed = head.changed() => {
@@ -93,78 +105,127 @@ impl Loop {
         Timestamp::from_millis(self.cx.clock.now_ms())
     }
 
-    /// Notes what a session told. A report that cannot be stored is not lost: the agent repeats it
-    /// with its next session, and its session is as good as its last report.
-    async fn take(&mut self, message: Inbound) {
+    /// Notes what a session told; `passes` stores it.
+    fn take(&mut self, message: Inbound) {
         match message {
             Inbound::NodeHello { node, name, version, facts } => {
-                tell::node_hello(&self.cx, node, name, version, facts, self.now()).await;
-                self.world_mut().connected.insert(node);
-                self.targets.remove(&node);
+                self.forget_session(node);
+                self.greetings.insert(node, Greeting { name, version, facts });
             }
-            Inbound::NodeReport { node, report } => {
-                self.refresh().await;
-                let seen = ingest::report(&self.world, node, &report, self.now());
-                tell::seen(&self.cx, &self.world, seen, self.now()).await;
-                self.refresh().await;
-            }
-            Inbound::NodeGone { node } => {
-                self.world_mut().connected.remove(&node);
-            }
+            Inbound::NodeReport { node, report } => drop(self.reports.insert(node, report)),
+            Inbound::NodeGone { node } => self.forget_session(node),
             Inbound::GatewayHello { gateway } => self.edge.hello(gateway),
             Inbound::RouteAck { gateway, generation, busy } => {
                 self.edge.acked(gateway, generation, busy);
             }
             Inbound::GatewayGone { gateway } => self.edge.gone(gateway),
         }
+        self.look_at_edge();
+    }
+
+    fn forget_session(&mut self, node: NodeId) {
+        self.targets.remove(&node);
+        self.greetings.remove(&node);
+        self.reports.remove(&node);
+        if self.world.connected.contains(&node) {
+            self.world_mut().connected.remove(&node);
+        }
+    }
+
+    fn look_at_edge(&mut self) {
         let edge = self.edge.view();
         if edge != self.world.edge {
             self.world_mut().edge = edge;
         }
     }
 
+    /// Copies the world if the last view still holds it: once in a turn at most.
     fn world_mut(&mut self) -> &mut World {
-        // Copies only while somebody looks at the last view.
         Arc::make_mut(&mut self.world)
+    }
+
+    /// Stores what sessions told. False if something is left for later.
+    async fn ingest(&mut self) -> bool {
+        for (node, greeting) in std::mem::take(&mut self.greetings) {
+            if !tell::node_hello(&self.cx, node, &greeting, self.now()).await {
+                self.greetings.insert(node, greeting);
+            }
+        }
+        for (node, report) in std::mem::take(&mut self.reports) {
+            let sent = self.targets.get(&node).map(|target| target.generation);
+            let seen = ingest::report(&self.world, node, &report, sent, self.now());
+            if tell::seen(&self.cx, &self.world, seen, self.now()).await {
+                // A node counts as there once it has said what it holds.
+                if !self.world.connected.contains(&node) {
+                    self.world_mut().connected.insert(node);
+                }
+            } else {
+                self.reports.insert(node, report);
+            }
+        }
+        self.greetings.is_empty() && self.reports.is_empty()
     }
 
     /// Plans and applies until nothing is left to do, then tells nodes and gateways.
     async fn passes(&mut self) -> Plan {
         for _ in 0..PASSES_IN_A_ROW_MAX {
-            self.refresh().await;
-            self.publish().await;
-            let plan = insula_plan::plan(&self.world, self.now());
+            let current = self.refresh().await && self.ingest().await && self.refresh().await;
+            if !current {
+                // What is decided on an old world would be done twice.
+                return self.pause();
+            }
+            let sent = self.publish().await;
+            let mut plan = insula_plan::plan(&self.world, self.now());
             if plan.actions.is_empty() {
+                if !sent {
+                    plan.next = self.pause().next;
+                }
                 return plan;
             }
             let failed = apply::all(&self.cx, &self.world, &plan.actions, self.now()).await;
             if failed > 0 {
                 warn!(failed, of = plan.actions.len(), "some actions could not be carried out");
-                tokio::time::sleep(STORE_PAUSE).await;
+                return self.pause();
             }
         }
-        warn!("the plan does not come to rest; looking at messages first");
+        warn!("the plan does not come to rest; trying again in a moment");
+        self.pause()
+    }
+
+    /// A plan that does nothing but come back soon.
+    fn pause(&self) -> Plan {
         let mut plan = insula_plan::plan(&self.world, self.now());
-        plan.next = Some(self.now());
+        plan.actions.clear();
+        plan.next = Some(self.now().plus(STORE_PAUSE));
         plan
     }
 
-    /// Brings the world up to the store's last commit.
-    async fn refresh(&mut self) {
+    /// Brings the world up to the store's last commit. False if the store did not answer.
+    async fn refresh(&mut self) -> bool {
+        let mut changed = false;
         loop {
             let from = self.world.generation;
             let read = self.cx.store.read(move |tx| feed::since(tx, from, CHANGES_AT_ONCE)).await;
             match read {
-                Ok((generation, changes)) if generation == from && changes.is_empty() => return,
-                Ok((generation, changes)) => self.take_changes(generation, changes),
+                Ok((generation, changes)) if generation == from && changes.is_empty() => {
+                    if changed {
+                        // Not before: a page may end between a row and the one that needs it.
+                        self.world_mut().prune();
+                    }
+                    return true;
+                }
+                Ok((generation, changes)) => {
+                    changed = true;
+                    self.take_changes(generation, changes);
+                }
                 Err(FeedError::Gap(gap)) => {
                     warn!(%gap, "reading the whole world again");
                     match self.cx.store.read(feed::snapshot).await {
                         Ok((generation, changes)) => self.replace(generation, changes),
-                        Err(error) => return pause("read the world", &error).await,
+                        Err(error) => return store_failed("read the world", &error),
                     }
                 }
-                Err(FeedError::Store(error)) => return pause("read the feed", &error).await,
+                Err(FeedError::Store(error)) => return store_failed("read the feed", &error),
             }
         }
     }
@@ -176,71 +237,85 @@ impl Loop {
             }
             self.world_mut().apply(change);
         }
-        let world = self.world_mut();
-        world.generation = generation;
-        world.prune();
+        self.world_mut().generation = generation;
     }
 
     fn replace(&mut self, generation: Generation, changes: Vec<Change>) {
         let mut world = World::new(self.world.suffix.clone());
         changes.into_iter().for_each(|change| world.apply(change));
         world.generation = generation;
+        world.since = self.world.since;
         world.edge = self.world.edge.clone();
         world.connected = self.world.connected.clone();
         self.world = Arc::new(world);
+        // Which secrets changed in the gap is not known: everything is sent again.
+        self.targets.clear();
     }
 
-    /// Sends what changed to whom it concerns.
-    async fn publish(&mut self) {
+    /// Sends what changed to whom it concerns. False if something could not be sent.
+    async fn publish(&mut self) -> bool {
         let table = insula_plan::routes::table(&self.world);
+        let mut sent = true;
         if self.routes.as_ref().is_none_or(|last| last.routes != table.routes) {
             match self.cx.hub.publish_routes(&table) {
                 Ok(()) => {
                     self.edge.published(&table);
                     self.routes = Some(table);
-                    let edge = self.edge.view();
-                    if edge != self.world.edge {
-                        self.world_mut().edge = edge;
-                    }
+                    self.look_at_edge();
                 }
-                Err(error) => error!(%error, "the routes cannot be published"),
+                Err(error) => {
+                    error!(%error, "the routes cannot be published");
+                    sent = false;
+                }
             }
         }
-        let nodes: Vec<NodeId> = self.world.connected.iter().copied().collect();
-        for node in nodes {
-            self.send_target(node).await;
+        for node in self.cx.hub.nodes_connected() {
+            if self.world.nodes.contains_key(&node) {
+                sent &= self.send_target(node).await;
+            }
         }
-        self.stale_secrets.clear();
+        if sent {
+            self.stale_secrets.clear();
+        }
         let world = &self.world;
         self.cx.hub.retain_usage(|id| world.instances.contains_key(id));
+        sent
     }
 
-    async fn send_target(&mut self, node: NodeId) {
+    async fn send_target(&mut self, node: NodeId) -> bool {
         let target = insula_plan::target::node(&self.world, node);
         let same = self
             .targets
             .get(&node)
             .is_some_and(|last| last.instances == target.instances && last.builds == target.builds);
-        let orgs = target.instances.iter().map(|i| i.place.org);
-        let fresh = !orgs.clone().any(|org| self.stale_secrets.contains(&org));
-        if same && fresh {
-            return;
+        let mut orgs = target.instances.iter().map(|i| i.place.org);
+        if same && !orgs.any(|org| self.stale_secrets.contains(&org)) {
+            return true;
         }
-        let secrets = match secrets::of_target(&self.cx, &self.world, &target).await {
+        let last = self.secrets.remove(&node).unwrap_or_default();
+        let secrets = match secrets::of_target(&self.cx, &self.world, &target, &last).await {
             Ok(secrets) => secrets,
             Err(error) => {
-                error!(%node, error = &error as &dyn std::error::Error, "a node's secrets cannot be read");
-                return;
+                self.secrets.insert(node, last);
+                return store_failed("read a node's secrets", &error);
             }
         };
         match self.cx.hub.send_target(&target, &secrets) {
-            Ok(()) => drop(self.targets.insert(node, target)),
-            Err(error) => error!(%node, %error, "a node's target cannot be sent"),
+            Ok(()) => {
+                self.targets.insert(node, target);
+                self.secrets.insert(node, secrets);
+                true
+            }
+            Err(error) => {
+                error!(%node, %error, "a node's target cannot be sent");
+                false
+            }
         }
     }
 }
 
-async fn pause(doing: &'static str, error: &insula_store::StoreError) {
-    error!(doing, error = error as &dyn std::error::Error, "the store failed; trying again");
-    tokio::time::sleep(STORE_PAUSE).await;
+/// Says so; always false, for the caller to pass on.
+fn store_failed(doing: &'static str, error: &(dyn std::error::Error + 'static)) -> bool {
+    error!(doing, error, "the store failed; trying again in a moment");
+    false
 }

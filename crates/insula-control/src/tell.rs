@@ -72,37 +72,50 @@ fn nth_event(
     Ok(())
 }
 
-pub(crate) async fn node_hello(
-    cx: &Cx,
-    id: NodeId,
-    name: NodeName,
-    version: String,
-    facts: NodeFacts,
-    now: Timestamp,
-) {
+/// What a node said of itself.
+#[derive(Debug, Clone)]
+pub(crate) struct Greeting {
+    pub(crate) name: NodeName,
+    pub(crate) version: String,
+    pub(crate) facts: NodeFacts,
+}
+
+/// Stores a greeting; whether it is stored. Two nodes of one name are told apart by their ids.
+pub(crate) async fn node_hello(cx: &Cx, id: NodeId, greeting: &Greeting, now: Timestamp) -> bool {
+    let greeting = greeting.clone();
     let written = cx
         .store
         .write(move |tx| {
             let joined = nodes::get(tx, id)?.map_or(now, |known| known.joined);
-            let node = Node {
+            let mut node = Node {
                 id,
-                name: name.clone(),
-                capacity: facts.capacity,
-                mode: facts.mode,
-                runtimes: facts.runtimes.clone(),
-                agent_version: version.clone(),
+                name: greeting.name.clone(),
+                capacity: greeting.facts.capacity,
+                mode: greeting.facts.mode,
+                runtimes: greeting.facts.runtimes.clone(),
+                agent_version: greeting.version.clone(),
                 joined,
                 hello: now,
             };
-            nodes::hello(tx, &node)
+            match nodes::hello(tx, &node) {
+                Err(WriteError::NameTaken { .. }) => {
+                    let Ok(name) = format!("node-{}", id.short()).parse() else { return Ok(()) };
+                    node.name = name;
+                    nodes::hello(tx, &node)
+                }
+                other => other,
+            }
         })
         .await;
-    if let Err(error) = written {
-        warn!(%id, error = &error as &dyn std::error::Error, "a node's greeting was not stored");
+    if let Err(error) = &written {
+        warn!(%id, error = error as &dyn std::error::Error, "a node's greeting was not stored");
     }
+    written.is_ok()
 }
 
-pub(crate) async fn seen(cx: &Cx, world: &Arc<World>, seen: Vec<Seen>, now: Timestamp) {
+/// Whether all of it was stored.
+pub(crate) async fn seen(cx: &Cx, world: &Arc<World>, seen: Vec<Seen>, now: Timestamp) -> bool {
+    let mut all = true;
     let begun: Vec<_> = seen
         .into_iter()
         .map(|one| tokio::spawn(write(cx.clone(), Arc::clone(world), one, now)))
@@ -113,11 +126,16 @@ pub(crate) async fn seen(cx: &Cx, world: &Arc<World>, seen: Vec<Seen>, now: Time
             // It went while the report was on its way.
             Ok(Err(WriteError::NotFound { .. } | WriteError::Moved { .. })) => {}
             Ok(Err(error)) => {
+                all = false;
                 warn!(error = &error as &dyn std::error::Error, "a report was not stored");
             }
-            Err(error) => warn!(%error, "storing a report panicked"),
+            Err(error) => {
+                all = false;
+                warn!(%error, "storing a report panicked");
+            }
         }
     }
+    all
 }
 
 async fn write(cx: Cx, world: Arc<World>, seen: Seen, now: Timestamp) -> Result<(), WriteError> {

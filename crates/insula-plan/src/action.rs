@@ -1,5 +1,7 @@
 //! One step of a plan, as a value that can be printed, compared and refused.
 
+use std::fmt;
+
 use insula_model::build::Artifact;
 use insula_model::deployment::Cause;
 use insula_model::observed::Exit;
@@ -77,6 +79,36 @@ pub enum Action {
         run: RunId,
         exit: Exit,
     },
+}
+
+/// For the platform's log: what is done to what, and nothing that an app or a tenant wrote.
+impl fmt::Display for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Supersede { deployment, by } => write!(f, "supersede {deployment} by {by}"),
+            Self::StartBuild { deployment, node } => write!(f, "build {deployment} on {node}"),
+            Self::RetryBuild { deployment, node, attempt } => {
+                write!(f, "build {deployment} on {node}, attempt {attempt}")
+            }
+            Self::CutRelease { deployment, .. } => write!(f, "cut a release for {deployment}"),
+            Self::UseRelease { deployment, release } => write!(f, "use {release} for {deployment}"),
+            Self::Place { deployment, component, node, .. } => {
+                write!(f, "place {component} of {deployment} on {node}")
+            }
+            Self::Shift { deployment, drain, .. } => {
+                write!(f, "shift to {deployment}, draining {}", drain.len())
+            }
+            Self::GoLive { deployment, .. } => write!(f, "{deployment} is live"),
+            Self::Fail { deployment, cause } => {
+                write!(f, "fail {deployment}: {}", cause.code.as_str())
+            }
+            Self::Drain { instance, why } => write!(f, "drain {instance}: {why}"),
+            Self::Stop { instance, why } => write!(f, "stop {instance}: {why}"),
+            Self::Forget { instance } => write!(f, "forget {instance}"),
+            Self::StartRun { run, node } => write!(f, "start {run} on {node}"),
+            Self::EndRun { run, .. } => write!(f, "end {run}"),
+        }
+    }
 }
 
 /// Something that waits, and for what.

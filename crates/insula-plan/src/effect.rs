@@ -302,7 +302,15 @@ fn cut_release(
 }
 
 fn use_release(world: &World, d: &Deployment, release: ReleaseId, now: Timestamp) -> Effect {
-    let previous = world.apps.get(&d.app).and_then(|a| a.live.as_ref()).map(|l| l.release);
+    let live = world.apps.get(&d.app).and_then(|a| a.live.as_ref());
+    // A restart changes nothing of what one would go back to.
+    let previous = match live {
+        Some(live) if live.release == release => {
+            world.deployments.get(&live.deployment).and_then(|before| before.previous)
+        }
+        Some(live) => Some(live.release),
+        None => None,
+    };
     let row = Deployment {
         release: Some(release),
         previous,

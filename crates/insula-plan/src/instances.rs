@@ -16,6 +16,9 @@ pub(crate) fn step(world: &World, instance: &Instance, now: Timestamp, plan: &mu
     if !world.apps.contains_key(&instance.app) && instance.intent == Intent::Run {
         return plan.act(Action::Stop { instance: instance.id, why: "its app was deleted" });
     }
+    if !world.nodes.contains_key(&instance.node) {
+        return plan.act(Action::Forget { instance: instance.id });
+    }
     match instance.intent {
         Intent::Run if crate::runs::is_over(world, instance) => {
             plan.act(Action::Stop { instance: instance.id, why: "its run is over" });
@@ -25,8 +28,8 @@ pub(crate) fn step(world: &World, instance: &Instance, now: Timestamp, plan: &mu
         Intent::Stop { .. } => match instance.observed {
             Observed::Absent { .. } => plan.act(Action::Forget { instance: instance.id }),
             Observed::Unknown | Observed::Present { .. } => {
-                if !world.nodes.contains_key(&instance.node) {
-                    plan.act(Action::Forget { instance: instance.id });
+                if !world.connected.contains(&instance.node) {
+                    plan.wait(instance.id, "its node is not connected: it ends once that is back");
                 }
             }
         },
@@ -39,8 +42,15 @@ fn drain(world: &World, instance: &Instance, since: Timestamp, now: Timestamp, p
         return stop(plan, "replaced");
     }
     let edge = &world.edge;
+    // Others find it by name, and no gateway says when they have done: it gets its whole drain.
+    let by_gateways = crate::routes::has_route(world, instance);
     let routed = edge.routed_by_any.contains(&instance.id);
-    if edge.known && edge.gateways > 0 && !routed && !edge.busy.contains(&instance.id) {
+    if by_gateways
+        && edge.known
+        && edge.gateways > 0
+        && !routed
+        && !edge.busy.contains(&instance.id)
+    {
         return stop(plan, "drained");
     }
     let drain = spec_of(world, instance).map_or(limits::DRAIN_DEFAULT, |spec| spec.drain);

@@ -7,9 +7,10 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use insula_model::build::BuildState;
 use insula_model::node::{Capacity, Node};
 use insula_model::spec::Runtime;
-use insula_model::{Bytes, MilliCpu, NodeId, NodeName};
+use insula_model::{Bytes, MilliCpu, NodeId, NodeName, limits};
 
 use crate::world::World;
 
@@ -99,6 +100,13 @@ impl Room {
         for instance in world.instances.values() {
             if let Some(node) = nodes.get_mut(&instance.node) {
                 node.take(instance.cpu, instance.memory);
+            }
+        }
+        for build in world.builds.values() {
+            if let BuildState::Running { node, .. } = &build.state
+                && let Some(node) = nodes.get_mut(node)
+            {
+                node.take(limits::CPU_DEFAULT, limits::MEMORY_DEFAULT);
             }
         }
         Self { nodes }

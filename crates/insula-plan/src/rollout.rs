@@ -5,7 +5,7 @@
 //! `instances`), and never replaces one of the live release (see `steady`).
 
 use insula_model::app::App;
-use insula_model::build::{Artifact, BuildState};
+use insula_model::build::{Artifact, Build, BuildState};
 use insula_model::deployment::{Cause, CauseCode, Deployment, DeploymentState, Phase, Source};
 use insula_model::instance::{Instance, Intent};
 use insula_model::limits;
@@ -25,6 +25,11 @@ const SHIFT_TIME_MAX: Millis = Millis::secs(20);
 /// How long a deployment may look for room before it says that there is none. Long enough for an
 /// agent that restarts.
 const PLACE_TIME_MAX: Millis = Millis::secs(15);
+/// After a start of the control plane, until nodes have come back and told what they hold. Until
+/// then nothing is late.
+const RETURN_TIME_MAX: Millis = Millis::secs(15);
+/// The same while instances are on their way out: a drain and a grace, as they are by default.
+const LEAVING_TIME_MAX: Millis = Millis::secs(45);
 /// Beyond the build's own time limit, which its node enforces.
 const BUILD_SLACK: Millis = Millis::secs(60);
 
@@ -82,7 +87,8 @@ fn queued(world: &World, deployment: &Deployment, now: Timestamp, plan: &mut Pla
             plan.act(Action::CutRelease { deployment: deployment.id, artifact });
         }
         Source::Folder { plan: build, .. } => {
-            let running = builds_running(world, deployment);
+            let running =
+                builds_running(world, deployment) + builds_planned(world, deployment, plan);
             let at_once = world.orgs.get(&deployment.org).map_or(0, |o| o.quota.builds_at_once);
             if running >= at_once {
                 let reason =
@@ -92,7 +98,7 @@ fn queued(world: &World, deployment: &Deployment, now: Timestamp, plan: &mut Pla
             let runtime = build.steps.first().map_or(Runtime::Host, |s| s.runtime);
             match plan.room.place(build_ask(runtime)) {
                 Ok(node) => plan.act(Action::StartBuild { deployment: deployment.id, node }),
-                Err(no) => no_room(deployment, None, &no, now, plan),
+                Err(no) => no_room(world, deployment, None, &no, now, plan),
             }
         }
         Source::Release { release } => {
@@ -118,6 +124,15 @@ fn builds_running(world: &World, deployment: &Deployment) -> u32 {
     u32::try_from(running.count()).unwrap_or(u32::MAX)
 }
 
+/// Those that this very plan begins for the same org.
+fn builds_planned(world: &World, deployment: &Deployment, plan: &Plan) -> u32 {
+    let same_org = |id| world.deployments.get(id).is_some_and(|d| d.org == deployment.org);
+    let planned = plan.actions.iter().filter(
+        |action| matches!(action, Action::StartBuild { deployment, .. } if same_org(deployment)),
+    );
+    u32::try_from(planned.count()).unwrap_or(u32::MAX)
+}
+
 fn building(world: &World, deployment: &Deployment, now: Timestamp, plan: &mut Plan) {
     let Some(build) = deployment.build.and_then(|id| world.builds.get(&id)) else {
         return fail(
@@ -132,7 +147,7 @@ fn building(world: &World, deployment: &Deployment, now: Timestamp, plan: &mut P
         }
         BuildState::Failed { cause } => {
             let runtime = build.plan.steps.first().map_or(Runtime::Host, |s| s.runtime);
-            retry_or_fail(deployment, runtime, cause, plan);
+            retry_or_fail(world, deployment, build, runtime, cause, now, plan);
         }
         BuildState::Cancelled => {
             fail(
@@ -141,8 +156,14 @@ fn building(world: &World, deployment: &Deployment, now: Timestamp, plan: &mut P
                 plan,
             );
         }
+        BuildState::Running { node, .. } if !world.nodes.contains_key(node) => {
+            let runtime = build.plan.steps.first().map_or(Runtime::Host, |s| s.runtime);
+            let cause = Cause::new(CauseCode::BuildInterrupted, "its node is gone");
+            retry_or_fail(world, deployment, build, runtime, &cause, now, plan);
+        }
         BuildState::Queued | BuildState::Running { .. } => {
-            let deadline = build.updated.plus(limits::BUILD_TIME_MAX).plus(BUILD_SLACK);
+            let deadline =
+                seen_by(world, build.updated.plus(limits::BUILD_TIME_MAX).plus(BUILD_SLACK));
             if now >= deadline {
                 let message = format!("the build took longer than {}", limits::BUILD_TIME_MAX);
                 fail(deployment, Cause::new(CauseCode::BuildTimeout, message), plan);
@@ -154,16 +175,31 @@ fn building(world: &World, deployment: &Deployment, now: Timestamp, plan: &mut P
     }
 }
 
-fn retry_or_fail(deployment: &Deployment, runtime: Runtime, cause: &Cause, plan: &mut Plan) {
+fn retry_or_fail(
+    world: &World,
+    deployment: &Deployment,
+    build: &Build,
+    runtime: Runtime,
+    cause: &Cause,
+    now: Timestamp,
+    plan: &mut Plan,
+) {
     // Each attempt is marked by a build phase of its own.
     let begun = deployment.phases.iter().filter(|m| m.phase == Phase::Build).count();
     let attempt = u32::try_from(begun).unwrap_or(u32::MAX).max(1);
-    if cause.code == CauseCode::BuildInterrupted
-        && attempt < limits::BUILD_ATTEMPTS_MAX
-        && let Ok(node) = plan.room.place(build_ask(runtime))
-    {
-        let attempt = attempt + 1;
-        return plan.act(Action::RetryBuild { deployment: deployment.id, node, attempt });
+    if cause.code == CauseCode::BuildInterrupted && attempt < limits::BUILD_ATTEMPTS_MAX {
+        let deadline = seen_by(world, build.updated.plus(PLACE_TIME_MAX));
+        match plan.room.place(build_ask(runtime)) {
+            Ok(node) => {
+                let attempt = attempt + 1;
+                return plan.act(Action::RetryBuild { deployment: deployment.id, node, attempt });
+            }
+            Err(no) if no.may_pass() && now < deadline => {
+                plan.wake_at(deadline);
+                return plan.wait(deployment.id, format!("no node for another attempt: {no}"));
+            }
+            Err(_) => {}
+        }
     }
     fail(deployment, cause.clone(), plan);
 }
@@ -197,7 +233,7 @@ fn starting(world: &World, app: &App, deployment: &Deployment, now: Timestamp, p
                     component: name.clone(),
                     node,
                 }),
-                Err(no) => return no_room(deployment, Some(name), &no, now, plan),
+                Err(no) => return no_room(world, deployment, Some(name), &no, now, plan),
             }
         }
         // Scaled down while it was starting.
@@ -206,9 +242,11 @@ fn starting(world: &World, app: &App, deployment: &Deployment, now: Timestamp, p
                 plan.act(Action::Stop { instance: surplus.id, why: "scaled down" });
             }
         }
-        let late = started(deployment).plus(spec.health.startup).plus(START_SLACK);
         for instance in have.iter().filter(|i| !is_ready(i)) {
             all_ready = false;
+            // From when it was placed: a single one waits for the old one's end first.
+            let began = started(deployment).max(instance.created);
+            let late = seen_by(world, began.plus(spec.health.startup).plus(START_SLACK));
             if now >= late {
                 return fail(deployment, too_late(instance, spec), plan);
             }
@@ -218,11 +256,15 @@ fn starting(world: &World, app: &App, deployment: &Deployment, now: Timestamp, p
     }
     if all_ready {
         let drain = outgoing(world, app.id, deployment).map(|i| i.id).collect();
-        let warnings = own
+        let mut warnings: Vec<String> = own
             .iter()
             .filter_map(|i| i.observed.present())
             .flat_map(|report| report.warnings.iter().cloned())
             .collect();
+        if !app.running {
+            warnings
+                .push("the app is stopped: nothing of this release was started or proved".into());
+        }
         plan.act(Action::Shift { deployment: deployment.id, drain, warnings });
     }
 }
@@ -275,13 +317,18 @@ fn shifting(world: &World, deployment: &Deployment, now: Timestamp, plan: &mut P
     if !routed || (world.edge.known && world.edge.gateways > 0 && arrived && left) {
         return plan.act(Action::GoLive { deployment: deployment.id, warnings: vec![] });
     }
-    let deadline = since.plus(SHIFT_TIME_MAX);
+    let deadline = seen_by(world, since.plus(SHIFT_TIME_MAX));
     if now >= deadline {
         let warning = format!("no gateway confirmed the new routes within {SHIFT_TIME_MAX}");
         return plan.act(Action::GoLive { deployment: deployment.id, warnings: vec![warning] });
     }
     plan.wake_at(deadline);
     plan.wait(deployment.id, "the gateways have not confirmed the new routes yet");
+}
+
+/// A deadline, or when nodes had the time to say that it was met while nobody listened.
+fn seen_by(world: &World, deadline: Timestamp) -> Timestamp {
+    deadline.max(world.since.plus(RETURN_TIME_MAX))
 }
 
 pub(crate) fn is_ready(instance: &Instance) -> bool {
@@ -362,16 +409,20 @@ fn lost_release() -> Cause {
 }
 
 fn no_room(
+    world: &World,
     deployment: &Deployment,
     component: Option<&ComponentName>,
     no: &crate::placement::NoRoom,
     now: Timestamp,
     plan: &mut Plan,
 ) {
-    let deadline = deployment.updated.plus(PLACE_TIME_MAX);
+    // What is on its way out gives its room back.
+    let leaving = world.instances.values().any(|i| i.intent != Intent::Run);
+    let patience = if leaving { LEAVING_TIME_MAX } else { PLACE_TIME_MAX };
+    let deadline = seen_by(world, deployment.updated.plus(patience));
     let what = component.map_or_else(|| "the build".to_owned(), |c| format!("`{c}`"));
     let message = format!("no node has room for {what}: {no}");
-    if no.may_pass() && now < deadline {
+    if (leaving || no.may_pass()) && now < deadline {
         plan.wake_at(deadline);
         return plan.wait(deployment.id, message);
     }

@@ -41,6 +41,13 @@ fn watch(run: &Run, instance: &Instance, plan: &mut Plan) {
             let exit = value.last_exit.as_ref().map_or(Exit::Lost, |note| note.exit.clone());
             plan.act(Action::EndRun { run: run.id, exit });
         }
+        // What cannot be made ready now is tried again by its node for ever; nobody waits so long.
+        Observed::Present { value, .. } if matches!(value.phase, InstancePhase::Stuck { .. }) => {
+            if let InstancePhase::Stuck { cause } = &value.phase {
+                let exit = Exit::NotStarted { reason: cause.message.clone() };
+                plan.act(Action::EndRun { run: run.id, exit });
+            }
+        }
         Observed::Absent { .. } if instance.intent != Intent::Run => {
             plan.act(Action::EndRun { run: run.id, exit: Exit::Lost });
         }

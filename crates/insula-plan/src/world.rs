@@ -15,7 +15,7 @@ use insula_model::release::Release;
 use insula_model::tenancy::Org;
 use insula_model::{
     AppId, BuildId, DeploymentId, DomainId, EnvironmentId, Generation, HostName, InstanceId,
-    NodeId, OrgId, ProjectId, ReleaseId, RunId,
+    NodeId, OrgId, ProjectId, ReleaseId, RunId, Timestamp,
 };
 
 #[derive(Debug, Clone, PartialEq)]
@@ -35,6 +35,8 @@ pub struct World {
     pub runs: BTreeMap<RunId, Run>,
     pub nodes: BTreeMap<NodeId, Node>,
     pub edge: Edge,
+    /// When this control plane began to look. What was late before may have happened unseen.
+    pub since: Timestamp,
     pub connected: BTreeSet<NodeId>,
 }
 
@@ -70,6 +72,7 @@ impl World {
             runs: BTreeMap::new(),
             nodes: BTreeMap::new(),
             edge: Edge::default(),
+            since: Timestamp::from_millis(0),
             connected: BTreeSet::new(),
         }
     }
