@@ -51,7 +51,14 @@ pub async fn keep_keeper(data: PathBuf, shutdown: Shutdown) {
             () = tokio::time::sleep(KEEPER_LOOK_EVERY) => {}
         }
         let data = data.clone();
-        let started = tokio::task::spawn_blocking(move || keeper::spawn_if_absent(&data)).await;
+        let started = tokio::task::spawn_blocking(move || {
+            keeper::spawn_if_absent(&data)?;
+            // It looks again at what it could not take up before; one that has only just been
+            // started looks anyway, and does not listen yet.
+            let _ = keeper::nudge(&data);
+            Ok::<(), std::io::Error>(())
+        })
+        .await;
         if let Ok(Err(error)) = started {
             tracing::warn!(%error, "start the keeper again");
         }

@@ -1,10 +1,12 @@
 //! Agents and servers come and go; apps stay.
 
+use insula_model::observed::Exit;
+use insula_model::{RunId, Timestamp};
 use insula_wire::node as wire;
 use rustix::process::Signal;
 
 use super::instance::{RUN, app};
-use super::world::{World, alone, get};
+use super::world::{World, alone, eventually, get};
 
 async fn pid(endpoint: std::net::SocketAddr) -> serde_json::Value {
     let answer = get(endpoint, "/").await.unwrap();
@@ -113,4 +115,53 @@ fn a_keeper_that_is_killed_is_replaced_and_no_line_is_lost() {
         }
         assert_eq!(world.until_phase(0, "ready").await.restarts, 0);
     });
+}
+
+#[test]
+fn a_run_that_ends_while_nobody_watches_keeps_its_exit_code() {
+    alone("agent::adopt::a_run_that_ends_while_nobody_watches_keeps_its_exit_code", async || {
+        let mut world = World::new().await;
+        let source = world.source(&[("a", "a")]);
+        // Goes on when the test says so, by answering on its port.
+        let line = "python3 -c 'import socket; s = socket.create_server((\"\", 8080)); s.accept()'; exit 5";
+        let mut run = world.instance(1, source, line);
+        run.run = Some(RunId::from_parts(Timestamp::from_millis(1), [1; 10]));
+        world.instances.push(run);
+        world.send();
+        world.until_phase(0, "ready").await;
+        let endpoint = world.address_on_disk();
+        world.kill_agent();
+        eventually("the run goes on", || std::net::TcpStream::connect(endpoint).is_ok()).await;
+        let exit = world.data().join("run").join(&world.sandboxes()[0]).join("kept.json");
+        eventually("the run ends", || exit.exists()).await;
+        world.state.report.send_replace(None);
+        world.start_agent();
+        let over = world.until_phase(0, "finished").await;
+        assert_eq!(over.last_exit.unwrap().exit, Exit::Code { code: 5 });
+        assert_eq!(over.restarts, 0);
+    });
+}
+
+#[test]
+fn losing_the_server_changes_nothing_and_crashes_are_still_mended() {
+    alone(
+        "agent::adopt::losing_the_server_changes_nothing_and_crashes_are_still_mended",
+        async || {
+            let mut world = World::new().await;
+            let source = app(&world);
+            world.instances.push(world.instance(1, source, RUN));
+            world.send();
+            let endpoint = world.until_ready(0).await;
+            world.server = None;
+            let _ = get(endpoint, "/exit/9").await;
+            // It is there again, somewhere else, with nobody to tell.
+            eventually("a restart", || world.address_on_disk() != endpoint).await;
+            let again = world.endpoint_on_disk().await;
+            get(again, "/").await.unwrap();
+            world.state.report.send_replace(None);
+            world.start_server().await;
+            let report = world.until_phase(0, "ready").await;
+            assert_eq!((report.endpoint, report.restarts), (Some(again), 1));
+        },
+    );
 }

@@ -14,8 +14,7 @@ use insula_wire::node::agent_message::Message as Up;
 use insula_wire::node::node_server::{Node, NodeServer};
 use insula_wire::node::server_message::Message as Down;
 use insula_wire::node::{self as wire};
-use tokio::sync::{broadcast, mpsc, watch};
-use tokio::task::JoinHandle;
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio_stream::wrappers::{ReceiverStream, UnixListenerStream};
 use tonic::{Request, Response, Status, Streaming};
 
@@ -56,30 +55,40 @@ impl State {
     }
 }
 
-/// Gone when dropped.
+/// Gone when dropped, with all its connections: it runs in a runtime of its own.
 #[derive(Debug)]
 pub struct Server {
-    serving: JoinHandle<()>,
+    runtime: Option<tokio::runtime::Runtime>,
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
-        self.serving.abort();
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
     }
 }
 
 impl Server {
     pub async fn start(state: State, socket: &Path) -> Self {
-        let listener = bind(socket, SocketAccess::PRIVATE).await.unwrap();
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .unwrap();
         let service = NodeServer::new(Service(state)).max_decoding_message_size(64 << 20);
-        let serving = tokio::spawn(async move {
+        let (socket, (bound, is_bound)) = (socket.to_owned(), oneshot::channel());
+        runtime.spawn(async move {
+            let listener = bind(&socket, SocketAccess::PRIVATE).await.unwrap();
+            bound.send(()).unwrap();
             tonic::transport::Server::builder()
                 .add_service(service)
                 .serve_with_incoming(UnixListenerStream::new(listener))
                 .await
                 .unwrap();
         });
-        Self { serving }
+        is_bound.await.unwrap();
+        Self { runtime: Some(runtime) }
     }
 }
 

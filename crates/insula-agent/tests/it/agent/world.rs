@@ -200,6 +200,15 @@ impl World {
         (address, 8080).into()
     }
 
+    /// Where the first instance is, ready or not.
+    pub fn address_on_disk(&self) -> SocketAddr {
+        let path = self.data().join(format!("agent/state/{}.json", self.instances[0].id));
+        let record: serde_json::Value =
+            serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+        let address = record["place"]["attachment"]["address"].as_str().unwrap_or("0.0.0.0");
+        (address.parse::<std::net::IpAddr>().unwrap(), 8080).into()
+    }
+
     pub async fn start_server(&mut self) {
         let socket = self.data().join("run/server.sock");
         self.server = Some(Server::start(self.state.clone(), &socket).await);
