@@ -1,6 +1,6 @@
 //! `insula up`, started for one test, with a data folder, ports and a network of its own.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, ToSocketAddrs};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -265,15 +265,26 @@ impl Machine {
 
     /// The command line, as the operator uses it.
     pub fn cli(&self, args: &[&str]) -> Result<Output> {
-        let output = self
+        self.cli_fed(args, "")
+    }
+
+    /// The same, with something at its standard input.
+    pub fn cli_fed(&self, args: &[&str], input: &str) -> Result<Output> {
+        let mut child = self
             .command()
             .args(args)
             .env("INSULA_DATA", self.data())
             .env("HOME", self.folder.path())
             .env("NO_COLOR", "1")
-            .stdin(Stdio::null())
-            .output()?;
-        Ok(output)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()?;
+        let mut stdin = child.stdin.take().context("stdin")?;
+        // It may end without reading any of it.
+        let _ = stdin.write_all(input.as_bytes());
+        drop(stdin);
+        Ok(child.wait_with_output()?)
     }
 
     /// A command that has to succeed.

@@ -351,6 +351,58 @@ fn a_secret_reaches_the_app_and_nobody_else() -> Result<()> {
     Ok(())
 }
 
+/// Answers with the request line, the headers and the body as it got them.
+const MIRROR: &str = r#"import http.server, os
+class Mirror(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    def answer(self):
+        length = int(self.headers.get("Content-Length", 0))
+        body = f"{self.requestline}\n{self.headers}\n".encode() + self.rfile.read(length)
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+    do_GET = do_POST = do_PUT = do_DELETE = do_HEAD = do_OPTIONS = answer
+    def log_message(self, *args):
+        pass
+http.server.ThreadingHTTPServer(("", int(os.environ["PORT"])), Mirror).serve_forever()
+"#;
+
+#[test]
+fn a_request_arrives_as_it_was_sent_and_says_where_it_came_from() -> Result<()> {
+    let machine = Machine::start()?;
+    let source = folder::with(&[("main.py", MIRROR), ("Procfile", "web: exec python3 main.py\n")])?;
+    let url = story::url(&machine.deploy(source.path(), "mirror")?)?;
+    let host = insula_e2e::machine::host_of(&url)?;
+    let mut connection = insula_e2e::http::Connection::open(machine.edge)?;
+    let body = vec![b'z'; 3 << 20];
+    let asked = [("X-Forwarded-For", "6.6.6.6"), ("X-Own", "kept")];
+    let answer = connection.send("POST", &host, "/a%20b//c?d=e", &asked, &body)?;
+    let text = answer.text();
+    ensure!(text.starts_with("POST /a%20b//c?d=e HTTP/1.1\n"), "{}", &text[..200]);
+    ensure!(text.len() > body.len() && text.ends_with("zzz"), "the body came whole");
+    let head = text.split("\n\n").next().unwrap_or_default().to_lowercase();
+    for wanted in [
+        format!("host: {host}"),
+        "x-own: kept".into(),
+        "x-forwarded-proto: http".into(),
+        format!("x-forwarded-host: {host}"),
+        "x-forwarded-for: 127.0.0.1".into(),
+        "x-request-id: ".into(),
+        "traceparent: ".into(),
+    ] {
+        ensure!(head.contains(&wanted), "{wanted} is not in {head}");
+    }
+    ensure!(!head.contains("6.6.6.6"), "a visitor does not choose his address: {head}");
+    // The same connection goes on.
+    for method in ["GET", "HEAD", "PUT", "DELETE", "OPTIONS"] {
+        let answer = connection.send(method, &host, "/", &[], b"")?;
+        ensure!(answer.status == 200, "{method}: {answer:?}");
+    }
+    Ok(())
+}
+
 #[test]
 fn a_domain_leads_to_an_app_and_to_no_other() -> Result<()> {
     let machine = Machine::start()?;
@@ -370,5 +422,80 @@ fn a_domain_leads_to_an_app_and_to_no_other() -> Result<()> {
     let id = domains.first().and_then(|d| d["id"].as_str()).context("a domain")?;
     good(&one.of_org("DELETE", &format!("domains/{id}"), None)?)?;
     wait_for("the domain is gone", MOMENT, || Ok(machine.visit(at, "/")?.status == 404))?;
+    Ok(())
+}
+
+#[test]
+fn the_command_line_walks_the_daily_path() -> Result<()> {
+    let machine = Machine::start()?;
+    machine.deploy(&folder::example("job"), "job")?;
+    let run = machine.cli(&["run", "report", "--app", "job"])?;
+    let said = String::from_utf8_lossy(&run.stdout).into_owned();
+    ensure!(run.status.code() == Some(0) && said.contains("total"), "{run:?}");
+    let run = machine.cli(&["run", "--app", "job", "--", "sh", "-c", "echo out; exit 9"])?;
+    ensure!(run.status.code() == Some(9), "the command's own code: {run:?}");
+    let runs = machine.json(&["runs", "--app", "job"])?;
+    ensure!(runs.to_string().contains("\"code\":9"), "{runs}");
+
+    let source = explorer::folder()?;
+    machine.deploy(source.path(), "app")?;
+    let app = App::find(&machine, "app")?;
+    let of_app = |args: &[&str]| machine.ok(&[args, &["--app", "app"]].concat());
+    of_app(&["vars", "set", "GREETING=hello there"])?;
+    let set = ["secrets", "set", "API_KEY=-", "--app", "app"];
+    let set = machine.cli_fed(&set, "s3cr3t-from-stdin\n")?;
+    ensure!(set.status.success(), "{set:?}");
+    app.wait_answer("/env", "\"s3cr3t-from-stdin\"")?;
+    app.wait_answer("/env", "hello there")?;
+    ensure!(of_app(&["vars"])?.contains("hello there"));
+    let secrets = of_app(&["secrets"])?;
+    ensure!(secrets.contains("API_KEY") && !secrets.contains("s3cr3t"), "{secrets}");
+    of_app(&["secrets", "unset", "API_KEY", "--yes"])?;
+    wait_for("the secret is gone", MOMENT, || Ok(!app.visit("/env")?.text().contains("s3cr3t")))?;
+
+    of_app(&["scale", "web=2"])?;
+    story::wait_ready(&machine, "app", 2)?;
+    of_app(&["stop"])?;
+    wait_for("nobody answers", MOMENT, || Ok(app.visit("/")?.status == 503))?;
+    of_app(&["start"])?;
+    app.wait_answer("/", "here")?;
+    of_app(&["restart"])?;
+    of_app(&["domains", "add", "app.example.org"])?;
+    ensure!(of_app(&["domains"])?.contains("app.example.org"));
+    ensure!(of_app(&["routes"])?.contains("app.example.org"));
+    of_app(&["domains", "remove", "app.example.org", "--yes"])?;
+    of_app(&["rollback", "v1"])?;
+    ensure!(!app.visit("/env")?.text().contains("hello there"), "v1 had no greeting");
+    for (args, word) in [
+        (&["releases"][..], "v1"),
+        (&["deployments"], "live"),
+        (&["events"], "live"),
+        (&["why"], "live"),
+        (&["ps"], "ready"),
+        (&["logs"], "exploring"),
+    ] {
+        let said = of_app(args)?;
+        ensure!(said.contains(word), "{args:?}: {said}");
+        let json = machine.ok(&[args, &["--app", "app", "--json"]].concat())?;
+        // What can go on for ever is an object to a line; the rest is one.
+        let lines = args == ["logs"] || args == ["events"];
+        let texts = if lines { json.lines().collect() } else { vec![json.as_str()] };
+        for text in texts {
+            serde_json::from_str::<Value>(text).with_context(|| format!("{args:?}: {text}"))?;
+        }
+    }
+    for args in [["status"], ["nodes"], ["runtimes"], ["apps"], ["orgs"], ["whoami"]] {
+        machine.json(&args)?;
+    }
+    let nobody = machine.cli(&["ps", "--app", "nobody"])?;
+    ensure!(nobody.status.code() == Some(4), "{nobody:?}");
+    ensure!(machine.cli(&["scale", "web=many", "--app", "app"])?.status.code() == Some(2));
+    ensure!(machine.cli(&["scale", "web=240", "--app", "app"])?.status.code() == Some(5));
+    machine.ok(&["apps", "delete", "app", "--yes"])?;
+    wait_for(
+        "nothing of it is routed",
+        MOMENT,
+        || Ok(machine.visit(&app.url, "/")?.status == 404),
+    )?;
     Ok(())
 }
