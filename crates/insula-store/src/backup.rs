@@ -73,6 +73,13 @@ impl Store {
     }
 }
 
+/// A consistent copy of a database that a server may be using, without opening it as a store: an
+/// older format stays as it is.
+pub fn backup(from: &Path, to: &Path) -> Result<(), RestoreError> {
+    refuse_existing(to)?;
+    copy(from, to)
+}
+
 /// Puts a backup where a store can be opened. Refuses what is damaged, foreign or too new, and a
 /// place where something is. `from` may be of an older format: opening it migrates it.
 pub fn restore(from: &Path, to: &Path) -> Result<(), RestoreError> {
@@ -94,6 +101,9 @@ pub fn restore(from: &Path, to: &Path) -> Result<(), RestoreError> {
                  WHERE name = 'feed_trimmed'",
                 &[],
             )?;
+            // What ran, ran on a machine that this one is not: it is placed again.
+            database.execute("DELETE FROM instances", &[])?;
+            database.execute("DELETE FROM nodes", &[])?;
             database.execute("DELETE FROM feed", &[])?;
             database.batch("COMMIT")
         };

@@ -45,7 +45,7 @@ pub mod variables;
 
 pub mod orgs;
 
-pub use backup::{RestoreError, restore};
+pub use backup::{RestoreError, backup, restore};
 pub use error::{Kind, OpenError, StoreError, WriteError};
 pub use page::{Cursor, Page, Paged};
 pub use sqlite::DbError;

@@ -74,7 +74,8 @@ pub struct NewSecret<'a> {
     pub now: Timestamp,
 }
 
-/// The newest values that an app sees, the narrower scope winning.
+/// The newest values that an app sees, the narrower scope winning. A value under a data key that
+/// the master key does not open is lost: its name is left out, until it is set again.
 pub fn values_of_app(
     tx: &Tx,
     master: &Keyring,
@@ -83,7 +84,10 @@ pub fn values_of_app(
     let mut keys = BTreeMap::new();
     let mut values = BTreeMap::new();
     for (name, sealed) in secrets::values_of_app(tx, app)? {
-        let opened = open(tx, master, &mut keys, &sealed)?;
+        let opened = match open(tx, master, &mut keys, &sealed) {
+            Err(VaultError::DataKey { .. }) => continue,
+            other => other?,
+        };
         let text = String::from_utf8(opened.expose().to_vec())
             .map_err(|_| VaultError::Text { org: app.org, name: name.clone() })?;
         values.insert(name, text);
@@ -151,7 +155,14 @@ fn current_key(
     now: Timestamp,
 ) -> Result<(KeyId, Key), VaultError> {
     match data_keys::current(tx, org)? {
-        Some(row) => Ok((row.id, open_key(master, &row)?)),
+        Some(row) => match open_key(master, &row) {
+            Ok(key) => Ok((row.id, key)),
+            // The master key of that time is lost. What is set from now on must not be.
+            Err(_) => {
+                let next = KeyId(row.id.0 + 1);
+                Ok((next, new_key(tx, master, random, org, next, now)?))
+            }
+        },
         None => {
             let first = KeyId(1);
             Ok((first, new_key(tx, master, random, org, first, now)?))

@@ -53,6 +53,10 @@ impl Data {
     pub fn master_key(&self) -> PathBuf {
         self.root.join("master.key")
     }
+    /// Of a rotation that is under way: what the server opens beside the master key.
+    pub fn next_master_key(&self) -> PathBuf {
+        self.root.join("master.key.next")
+    }
     pub fn database(&self) -> PathBuf {
         self.root.join("server/insula.db")
     }
@@ -64,6 +68,10 @@ impl Data {
     }
     pub fn program(&self) -> PathBuf {
         self.root.join("agent/program")
+    }
+    /// In a folder that belongs to the role.
+    pub fn role_lock(&self, role: &str) -> PathBuf {
+        self.root.join(role).join("lock")
     }
     pub fn node_socket(&self) -> PathBuf {
         self.root.join("sock/server.sock")
@@ -99,7 +107,7 @@ impl Data {
             Ok(bytes) => String::from_utf8_lossy(&bytes).trim().to_owned(),
             Err(error) if error.is_missing() => {
                 // What a first start that was killed has left of the format file is no content.
-                let ours = |name: &OsStr| name.as_encoded_bytes().starts_with(b".format");
+                let ours = |name: &OsStr| name.as_encoded_bytes().starts_with(b".insula-");
                 let mut entries = fs::read_dir(&self.root)?.flatten();
                 if entries.any(|entry| !ours(&entry.file_name())) {
                     bail!(
@@ -120,6 +128,23 @@ impl Data {
             ),
             Ok(_) | Err(_) => bail!("{} does not name a format: `{found}`", path.display()),
         }
+    }
+
+    /// The gateway's user has to pass through to its folder and its socket.
+    pub fn refuse_closed_parents(&self) -> anyhow::Result<()> {
+        for parent in self.root.ancestors().skip(1) {
+            let mode = fs::metadata(parent)?.permissions().mode();
+            if mode & 0o001 == 0 {
+                bail!(
+                    "the gateway runs as a user of its own, who cannot pass through {} (mode {:04o}); \
+                     choose another folder with --data, or run: chmod o+x {}",
+                    parent.display(),
+                    mode & 0o7777,
+                    parent.display()
+                );
+            }
+        }
+        Ok(())
     }
 
     /// Whoever holds it runs the folder.

@@ -55,6 +55,8 @@ fn end_supervisor(pid: u32, data: &Data) -> anyhow::Result<Lock> {
 
 /// Ends the apps of a data folder and everything that was made for them.
 pub async fn stop_apps(data: &Data) -> anyhow::Result<()> {
+    // An agent that is still ending, or was started by somebody else, must not run beside this.
+    let _agent = crate::role::hold(data, "agent")?;
     let report = insula_agent::down(data.root()).await.context("stop the apps")?;
     let keeper = if report.keeper { ", and the keeper of their logs" } else { "" };
     eprintln!(

@@ -46,6 +46,9 @@ enum Command {
     /// Back up and restore the platform's own state
     #[command(subcommand)]
     Backup(role::backup::Command),
+    /// Make another key for the secrets, while nothing runs
+    #[command(subcommand)]
+    MasterKey(role::master_key::Command),
     #[command(flatten)]
     User(insula_cli::Command),
 }
@@ -71,6 +74,7 @@ fn main() -> ExitCode {
         Command::Agent(args) => role::agent::run(args),
         Command::Gateway(args) => role::gateway::run(args),
         Command::Backup(command) => role::backup::run(command),
+        Command::MasterKey(command) => role::master_key::run(command),
         Command::User(command) => return insula_cli::run(parsed.global, command),
     };
     match outcome {

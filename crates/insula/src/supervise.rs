@@ -1,7 +1,6 @@
-//! Keeps the roles running: a process each, started again when it ends, ended in order.
+//! Keeps the roles running: a process each, started again when it ends, ended with us.
 
 use std::os::unix::process::ExitStatusExt;
-use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
@@ -26,7 +25,6 @@ pub struct Role {
     pub env: Vec<(String, String)>,
     /// User and group, for a role that must have no privilege.
     pub user: Option<(u32, u32)>,
-    pub folder: PathBuf,
 }
 
 /// The path of the program that runs now, whatever has become of its file since.
@@ -40,7 +38,8 @@ impl Role {
             .args(&self.args)
             .envs(self.env.iter().map(|(k, v)| (k, v)))
             .env(crate::SUPERVISOR, std::process::id().to_string())
-            .current_dir(&self.folder)
+            // Nobody keeps a folder from being unmounted, and everybody may stand in this one.
+            .current_dir("/")
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             // Its own group: Ctrl-C is for the supervisor to hear and to translate.

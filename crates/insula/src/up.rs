@@ -48,14 +48,7 @@ pub struct Args {
 }
 
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
-    if !args.api.ip().is_loopback() {
-        bail!(
-            "--api {}: the API speaks plain HTTP, which is refused off loopback; \
-             put a TLS proxy before 127.0.0.1:{}",
-            args.api,
-            args.api.port()
-        );
-    }
+    crate::role::server::refuse_off_loopback(args.api)?;
     let root = rustix::process::geteuid().is_root();
     if !root {
         crate::doctor::refuse_without_user_namespaces()?;
@@ -67,6 +60,11 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     }
     data.prepare()?;
     let _lock = data.hold()?;
+    if root {
+        data.refuse_closed_parents()?;
+    }
+    refuse_taken(args.api, "--api")?;
+    refuse_taken(args.edge, "--edge")?;
     let format = if args.log_json { LogFormat::Json } else { LogFormat::Auto };
     let filter = std::env::var(insula_kit::telemetry::FILTER_VARIABLE).ok();
     Telemetry { role: "up", format, filter: Some(filter.unwrap_or_else(|| "warn".into())) }
@@ -74,6 +72,14 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     // One thread: a child that asks to die with its parent means the parent's thread.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(supervise_all(&args, &data, root))
+}
+
+/// Somebody else's listener would be taken for ours, or share our visitors.
+fn refuse_taken(address: SocketAddr, flag: &str) -> anyhow::Result<()> {
+    match std::net::TcpListener::bind(address) {
+        Ok(_) => Ok(()),
+        Err(error) => Err(error).with_context(|| format!("{flag} {address} cannot be listened on")),
+    }
 }
 
 async fn supervise_all(args: &Args, data: &Data, root: bool) -> anyhow::Result<ExitCode> {
@@ -113,7 +119,12 @@ async fn supervise_all(args: &Args, data: &Data, root: bool) -> anyhow::Result<E
     match outcome? {
         Cause::Interrupt => {
             eprintln!("Stopping the apps too; SIGTERM would have left them running.");
-            crate::down::stop_apps(data).await?;
+            tokio::select! {
+                stopped = crate::down::stop_apps(data) => stopped?,
+                () = shutdown.insisted() => {
+                    bail!("asked to end again: some apps may still run; `insula down` stops them")
+                }
+            }
         }
         Cause::Terminate | Cause::Own => {
             eprintln!(
@@ -126,14 +137,13 @@ async fn supervise_all(args: &Args, data: &Data, root: bool) -> anyhow::Result<E
 }
 
 fn roles(args: &Args, data: &Data, root: bool) -> anyhow::Result<Vec<Role>> {
-    let folder = data.root().to_owned();
-    let path = folder.to_str().context("the data folder's path is not UTF-8")?.to_owned();
+    let path = data.root().to_str().context("the data folder's path is not UTF-8")?.to_owned();
     let format = if args.log_json { "json" } else { "auto" };
     let role = |name: &'static str, more: &[String], user| {
         let mut all: Vec<String> =
             [name, "--data", &path, "--log-format", format].map(str::to_owned).to_vec();
         all.extend(more.iter().cloned());
-        Role { name, args: all, env: Vec::new(), user, folder: folder.clone() }
+        Role { name, args: all, env: Vec::new(), user }
     };
     let server = role(
         "server",

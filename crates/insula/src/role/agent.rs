@@ -37,6 +37,7 @@ pub struct Args {
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     super::begin("agent", args.log_format)?;
     let data = Data::choose(args.data)?;
+    let _lock = super::hold(&data, "agent")?;
     // Mostly waiting: one thread, with blocking work on threads of its own.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let (names, published) = watch::channel(Names::default());
@@ -94,7 +95,9 @@ fn own_program(data: &Data) -> anyhow::Result<PathBuf> {
         if linked.is_err() {
             std::fs::copy("/proc/self/exe", &unfinished).context("keep our own program")?;
         }
+        std::fs::File::open(&unfinished)?.sync_all().context("keep our own program")?;
         std::fs::rename(&unfinished, &kept).context("keep our own program")?;
+        insula_kit::files::sync_folder(&folder)?;
     }
     // Those of earlier versions stay open in the sandboxes that show them.
     for entry in std::fs::read_dir(&folder)?.flatten() {

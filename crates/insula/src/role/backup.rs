@@ -10,7 +10,6 @@ use std::path::{Component, Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
-use insula_store::{Store, StoreConfig};
 
 use crate::data::Data;
 
@@ -19,6 +18,8 @@ const MARK: &str = "insula-backup";
 const MARK_TEXT: &str = "1\n";
 const DATABASE: &str = "insula.db";
 const BLOBS: &str = "blobs";
+/// What a directory of blobs keeps of them; the rest is uploads that are not whole yet.
+const OBJECTS: &str = "objects";
 
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {
@@ -65,8 +66,7 @@ fn create(args: &Create) -> anyhow::Result<()> {
     let parent = args.file.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let scratch = tempfile::Builder::new().prefix(".insula-backup").tempdir_in(parent)?;
     let copy = scratch.path().join(DATABASE);
-    let store = Store::open(StoreConfig::new(data.database())).context("open the store")?;
-    store.backup_to_blocking(&copy).context("copy the database")?;
+    insula_store::backup(&data.database(), &copy).context("copy the database")?;
     let unfinished = scratch.path().join("archive");
     let file = File::options().write(true).create_new(true).mode(0o600).open(&unfinished)?;
     let mut archive = tar::Builder::new(file);
@@ -77,9 +77,10 @@ fn create(args: &Create) -> anyhow::Result<()> {
     archive.append_data(&mut header, MARK, MARK_TEXT.as_bytes())?;
     archive.append_path_with_name(&copy, DATABASE)?;
     let mut blobs = 0;
-    if !args.no_blobs && data.blobs().exists() {
+    let kept = data.blobs().join(OBJECTS);
+    if !args.no_blobs && kept.exists() {
         // After the database: whatever the copy refers to was there before, and stays for a day.
-        blobs = append_blobs(&mut archive, &data.blobs(), Path::new(BLOBS))?;
+        blobs = append_blobs(&mut archive, &kept, &Path::new(BLOBS).join(OBJECTS))?;
     }
     let mut file = archive.into_inner()?;
     file.flush()?;
@@ -110,9 +111,12 @@ fn append_blobs(
         if kind.is_dir() {
             count += append_blobs(archive, &entry.path(), &name)?;
         } else if kind.is_file() {
-            match archive.append_path_with_name(entry.path(), &name) {
-                Ok(()) => count += 1,
-                // An upload that was being staged, or a blob that was collected meanwhile.
+            match File::open(entry.path()) {
+                Ok(mut blob) => {
+                    archive.append_file(&name, &mut blob)?;
+                    count += 1;
+                }
+                // A blob that was collected meanwhile.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => return Err(error.into()),
             }
@@ -149,8 +153,8 @@ fn restore(args: &Restore) -> anyhow::Result<()> {
         }
         let to = if path == Path::new(DATABASE) {
             scratch.path().join(DATABASE)
-        } else if let Ok(blob) = path.strip_prefix(BLOBS) {
-            data.blobs().join(blob)
+        } else if path.starts_with(BLOBS) {
+            scratch.path().join(&path)
         } else {
             bail!(
                 "{} holds `{}`, which no backup of ours does",
@@ -162,8 +166,18 @@ fn restore(args: &Restore) -> anyhow::Result<()> {
             std::fs::create_dir_all(folder)?;
         }
         let mut out = File::options().write(true).create_new(true).mode(0o600).open(&to)?;
-        io::copy(&mut entry, &mut out)?;
+        io::copy(&mut entry, &mut out).with_context(|| format!("write {}", to.display()))?;
         out.sync_all()?;
+    }
+    // Blobs first: what the database names must be there. A restore that failed before this point
+    // has left nothing, and one that fails here is repeated whole.
+    let blobs = scratch.path().join(BLOBS);
+    if blobs.exists() {
+        match std::fs::remove_dir_all(data.blobs()) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
+            Ok(()) | Err(_) => {}
+        }
+        std::fs::rename(&blobs, data.blobs()).context("put the blobs into place")?;
     }
     insula_store::restore(&scratch.path().join(DATABASE), &data.database())
         .context("restore the database")?;

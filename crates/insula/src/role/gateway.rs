@@ -29,6 +29,7 @@ pub struct Args {
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     super::begin("gateway", args.log_format)?;
     let data = Data::choose(args.data)?;
+    let _lock = super::hold(&data, "gateway")?;
     insula_gateway::run(GatewayConfig {
         listen: vec![args.listen],
         server: data.edge_socket(),

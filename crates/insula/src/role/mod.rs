@@ -5,13 +5,18 @@ pub mod backup;
 mod blobs;
 mod build_env;
 pub mod gateway;
+pub mod master_key;
 mod resolver;
 pub mod server;
 
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
+use insula_kit::lock::{Lock, LockError};
 use insula_kit::shutdown::Shutdown;
 use insula_kit::telemetry::{FILTER_VARIABLE, LogFormat, Telemetry};
+
+use crate::data::Data;
 
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
 pub enum LogFormatArg {
@@ -43,6 +48,25 @@ fn begin(role: &'static str, format: LogFormatArg) -> anyhow::Result<()> {
         }
     }
     Ok(())
+}
+
+/// How long a role waits for its predecessor, which may be ending.
+const PREDECESSOR_TIME_MAX: Duration = Duration::from_secs(15);
+/// Between looks whether it has.
+const PREDECESSOR_LOOK: Duration = Duration::from_millis(20);
+
+/// One process of a role at a time in a data folder, whoever started it.
+pub fn hold(data: &Data, role: &'static str) -> anyhow::Result<Lock> {
+    let path = data.role_lock(role);
+    let began = Instant::now();
+    loop {
+        match Lock::acquire(&path) {
+            Err(LockError::Held { .. }) if began.elapsed() < PREDECESSOR_TIME_MAX => {
+                std::thread::sleep(PREDECESSOR_LOOK);
+            }
+            other => return Ok(other?),
+        }
+    }
 }
 
 /// Runs a role's future on a runtime of its own until it ends or fails.

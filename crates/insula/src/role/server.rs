@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use insula_api::{ApiConfig, ApiState, Bootstrap};
 use insula_blobs::Blobs;
 use insula_control::{Cx, NodeBlobs};
@@ -65,13 +65,19 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
 }
 
 async fn run_server(args: Args, shutdown: Shutdown) -> anyhow::Result<()> {
+    refuse_off_loopback(args.api)?;
     let data = Data::choose(args.data)?;
+    let _lock = super::hold(&data, "server")?;
     let clock = Arc::new(SystemClock);
     let random = Arc::new(SystemRandom::new());
-    let master =
-        Key::load_or_create(&data.master_key(), random.as_ref()).context("open the master key")?;
-    let keys = Arc::new(Keyring::new(master));
     let store = Store::open(StoreConfig::new(data.database())).context("open the store")?;
+    let mut keys = Keyring::new(master_key(&data, &store, random.as_ref()).await?);
+    if data.next_master_key().exists() {
+        // A rotation was interrupted: some keys are sealed with one, some with the other.
+        keys = keys
+            .with_older(Key::load(&data.next_master_key()).context("open the next master key")?);
+    }
+    let keys = Arc::new(keys);
     let blobs = Blobs::open(args.blobs.config(&data)?).context("open the blob store")?;
     blobs.probe().await.context("ask the blob store")?;
     let (hub, inbound) = Hub::new();
@@ -132,6 +138,34 @@ async fn run_server(args: Args, shutdown: Shutdown) -> anyhow::Result<()> {
         tracing::warn!(%late, "ending anyway");
     }
     outcome
+}
+
+/// Plain HTTP is for this machine alone.
+pub fn refuse_off_loopback(api: SocketAddr) -> anyhow::Result<()> {
+    if !api.ip().is_loopback() {
+        bail!(
+            "--api {api}: the API speaks plain HTTP, which is refused off loopback; put a TLS proxy \
+             before 127.0.0.1:{}",
+            api.port()
+        );
+    }
+    Ok(())
+}
+
+/// The key of this data folder; a new one only where nothing is sealed with another.
+async fn master_key(data: &Data, store: &Store, random: &dyn Random) -> anyhow::Result<Key> {
+    let path = data.master_key();
+    if !path.exists() {
+        let sealed = store.read(insula_store::data_keys::list_any_org).await?;
+        if !sealed.is_empty() {
+            bail!(
+                "{} is missing, and secrets are sealed with it: put it back. If it is lost for \
+                 good, `insula master-key new` makes another; secrets have to be set again then",
+                path.display()
+            );
+        }
+    }
+    Key::load_or_create(&path, random).context("open the master key")
 }
 
 /// What a file holds that only its owner can read: where the API is and what opens it.
