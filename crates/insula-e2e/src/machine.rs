@@ -259,6 +259,15 @@ impl Machine {
         Ok(())
     }
 
+    /// Kills `up` without a word to anybody.
+    pub fn cut_power(&mut self) -> Result<()> {
+        if let Some(mut up) = self.up.take() {
+            up.kill()?;
+            up.wait()?;
+        }
+        Ok(())
+    }
+
     pub fn down(&self) -> Result<Output> {
         Ok(self.command().arg("down").arg("--data").arg(self.data()).output()?)
     }
@@ -285,6 +294,21 @@ impl Machine {
         let _ = stdin.write_all(input.as_bytes());
         drop(stdin);
         Ok(child.wait_with_output()?)
+    }
+
+    /// A command that goes on until it is ended.
+    pub fn follow(&self, args: &[&str]) -> Result<Follow> {
+        let file = self.folder.path().join("followed");
+        let child = self
+            .command()
+            .args(args)
+            .env("INSULA_DATA", self.data())
+            .env("HOME", self.folder.path())
+            .stdin(Stdio::null())
+            .stdout(std::fs::File::create(&file)?)
+            .stderr(Stdio::null())
+            .spawn()?;
+        Ok(Follow { child, file })
     }
 
     /// A command that has to succeed.
@@ -379,6 +403,33 @@ impl Machine {
 
     pub fn traces(&self) -> Result<Traces> {
         Ok(Traces::of(&self.data(), &self.tag()?))
+    }
+}
+
+/// A command that goes on.
+#[derive(Debug)]
+pub struct Follow {
+    child: Child,
+    file: PathBuf,
+}
+
+impl Follow {
+    /// What it has printed so far.
+    pub fn shown(&self) -> String {
+        std::fs::read_to_string(&self.file).unwrap_or_default()
+    }
+
+    pub fn end(&mut self) -> Result<()> {
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
+    }
+}
+
+impl Drop for Follow {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.end();
     }
 }
 

@@ -217,6 +217,12 @@ fn logs_outlive_their_release_and_everything_can_be_asked_why() -> Result<()> {
     let shown = machine.ok(&["logs", "--app", "app"])?;
     ensure!(shown.contains("said-by-the-first") && shown.contains("said-by-the-second"));
 
+    let mut follow = machine.follow(&["logs", "-f", "--app", "app"])?;
+    wait_for("what was written is shown", MOMENT, || Ok(follow.shown().contains("by-the-second")))?;
+    explorer::attempt(&app, "log", "said-meanwhile")?;
+    wait_for("what is written is shown", MOMENT, || Ok(follow.shown().contains("said-meanwhile")))?;
+    follow.end()?;
+
     app.event("deployment.live")?;
     let trace = app.event("deployment.created")?["trace"].clone();
     ensure!(trace.as_str().is_some_and(|t| !t.is_empty()), "an event has its trace");

@@ -116,17 +116,11 @@ fn apps_go_on_without_the_server_and_crashes_are_mended_and_told() -> Result<()>
 
     let server = machine.role("server").context("the server")?;
     process::signal(server, Signal::STOP)?;
-    let host = insula_e2e::machine::host_of(&app.url)?;
-    let load = insula_e2e::load::Load::start(machine.edge, &host, "/", 50);
-    let outcome = wait_for("a hundred requests", MOMENT, || Ok(load.seen().good >= 100));
-    let seen = load.finish();
+    let outcome = without_a_server(&machine, &app);
     process::signal(server, Signal::CONT)?;
     outcome?;
-    ensure!(seen.failed.is_empty(), "{:?}", seen.failed);
 
-    // It ends as nothing answers; the request is lost with it.
-    let _ = app.visit("/exit?3");
-    app.wait_answer("/", "here")?;
+    // What happened meanwhile is told afterwards.
     let exited = app.event("instance.exited")?;
     ensure!(exited["message"].as_str().is_some_and(|m| m.contains('3')), "{exited}");
     app.event("instance.restarted")?;
@@ -158,6 +152,77 @@ fn apps_go_on_without_the_server_and_crashes_are_mended_and_told() -> Result<()>
     let id = listed[0]["id"].as_str().context("id")?;
     ensure!(app.why(id)?.contains('4'), "{}", app.why(id)?);
     app.wait_answer("/", "here")?;
+    Ok(())
+}
+
+/// Everything that has to go on while the server does not answer.
+fn without_a_server(machine: &Machine, app: &App<'_>) -> Result<()> {
+    let host = insula_e2e::machine::host_of(&app.url)?;
+    let load = insula_e2e::load::Load::start(machine.edge, &host, "/", 50);
+    let outcome = wait_for("a hundred requests", MOMENT, || Ok(load.seen().good >= 100));
+    let seen = load.finish();
+    outcome?;
+    ensure!(seen.failed.is_empty(), "{:?}", seen.failed);
+
+    // The gateway and the agent come back with what they wrote down.
+    for role in ["gateway", "agent"] {
+        let pid = machine.role(role).with_context(|| role.to_owned())?;
+        process::signal(pid, Signal::KILL)?;
+        wait_for(&format!("another {role}"), MOMENT, || {
+            Ok(machine.role(role).is_some_and(|now| now != pid))
+        })?;
+        app.wait_answer("/", "here")?;
+    }
+    // It ends as nothing answers; the request is lost with it.
+    let _ = app.visit("/exit?3");
+    app.wait_answer("/", "here")
+}
+
+#[test]
+fn what_a_power_cut_ends_is_brought_back() -> Result<()> {
+    let mut machine = Machine::start()?;
+    let source = remembers()?;
+    let url = story::url(&machine.deploy(source.path(), "app")?)?;
+    let site = folder::with(&[("index.html", "files")])?;
+    let site = story::url(&machine.deploy(site.path(), "site")?)?;
+    let first = drawn(&machine, &url)?;
+
+    let mut pids = story::instance_pids(&machine, "app")?;
+    pids.extend(story::instance_pids(&machine, "site")?);
+    ensure!(pids.len() == 2, "{pids:?}");
+    let ours = machine.processes();
+    machine.cut_power()?;
+    for pid in ours.into_iter().map(|(_, pid)| pid).chain(pids) {
+        // Some end with those before them.
+        let _ = process::signal(pid, Signal::KILL);
+    }
+    wait_for("everything has ended", MOMENT, || Ok(machine.processes().is_empty()))?;
+
+    machine.up()?;
+    let second = drawn(&machine, &url)?;
+    ensure!(second != first, "a new process");
+    ensure!(drawn(&machine, &site)? == "files");
+    wait_for("nothing is left but what runs", MOMENT, || {
+        let traces = machine.traces()?;
+        Ok(traces.sandboxes.len() == 2 && traces.links.len() <= 3 && traces.cgroups.len() <= 2 * 12)
+    })
+    .with_context(|| format!("{:?}", machine.traces()))?;
+    Ok(())
+}
+
+#[test]
+fn two_installations_on_one_machine_do_not_meet() -> Result<()> {
+    let (mut one, two) = (Machine::start()?, Machine::start()?);
+    let source = remembers()?;
+    let first = story::url(&one.deploy(source.path(), "app")?)?;
+    let second = story::url(&two.deploy(source.path(), "app")?)?;
+    let before = drawn(&two, &second)?;
+    ensure!(drawn(&one, &first)? != before);
+    one.end(Signal::TERM)?;
+    ensure!(one.down()?.status.success());
+    ensure!(one.traces()?.is_empty(), "{:?}", one.traces());
+    ensure!(drawn(&two, &second)? == before, "the other one's app was harmed");
+    ensure!(two.deploy(source.path(), "other")?["state"] == "live");
     Ok(())
 }
 
