@@ -108,7 +108,6 @@ struct Keeper {
     run: PathBuf,
     root: LogRoot,
     node_bound: Bound,
-    _lock: Lock,
     socket: Socket,
     epoll: OwnedFd,
     folders: OwnedFd,
@@ -118,12 +117,14 @@ struct Keeper {
     next_key: u64,
     /// Ended, but the record could not be written: for which folder, and when to try again.
     unrecorded: BTreeMap<PathBuf, (Record, i64)>,
-    /// Folders that cannot be kept; said once.
+    /// Folders that cannot be kept for now; said once, tried again.
     refused: BTreeSet<PathBuf>,
     sealing: Option<Seal>,
     to_seal: VecDeque<PathBuf>,
     segments_since_look: u32,
     scratch: Scratch,
+    /// Last, so that whoever takes over finds every segment let go.
+    _lock: Lock,
 }
 
 impl Keeper {
@@ -142,7 +143,6 @@ impl Keeper {
             run,
             root: LogRoot::of(&config.data),
             node_bound: config.node_bound,
-            _lock: lock,
             socket,
             epoll,
             folders,
@@ -155,6 +155,7 @@ impl Keeper {
             to_seal: VecDeque::new(),
             segments_since_look: 0,
             scratch: Scratch::new(),
+            _lock: lock,
         };
         keeper.scan()?;
         Ok(keeper)
@@ -170,6 +171,9 @@ impl Keeper {
                 Err(rustix::io::Errno::INTR) => continue,
                 Err(error) => return Err(error.into()),
             };
+            if ready.is_empty() && !self.refused.is_empty() {
+                self.scan()?;
+            }
             let tokens: Vec<u64> = ready.iter().map(|event| event.data.u64()).collect();
             for token in tokens {
                 match token {
@@ -197,7 +201,8 @@ impl Keeper {
         }
         let instances = self.instances.values().filter_map(Instance::due_ms);
         let records = self.unrecorded.values().map(|(_, due)| *due);
-        let due = instances.chain(records).min()?;
+        let again = (!self.refused.is_empty()).then(|| now().as_millis() + RECORD_RETRY_MS);
+        let due = instances.chain(records).chain(again).min()?;
         let ms = u64::try_from(due - now().as_millis()).unwrap_or(0);
         // A millisecond more, so that it is due when we wake.
         Some(control::timespec(Duration::from_millis(ms.min(RECORD_RETRY_MS as u64) + 1)))
