@@ -1,6 +1,7 @@
 //! The real binary, used as people use it.
 
 mod bad_input;
+mod corners;
 mod everyday;
 mod faults;
 mod lifecycle;
