@@ -1,17 +1,21 @@
 //! One execution: placed once, watched to its end.
 
-use insula_model::Timestamp;
 use insula_model::instance::{Instance, Intent, Run, RunState};
 use insula_model::observed::{Exit, InstancePhase, Observed};
+use insula_model::{Millis, Timestamp};
 
 use crate::action::{Action, Plan};
 use crate::placement::Ask;
 use crate::world::World;
 
-pub(crate) fn step(world: &World, run: &Run, _now: Timestamp, plan: &mut Plan) {
+/// How long a run looks for room on nodes that are there. Longer than drains and graces usually
+/// are, and short enough that whoever waits for it is told the same hour.
+const RUN_WAIT_MAX: Millis = Millis::secs(600);
+
+pub(crate) fn step(world: &World, run: &Run, now: Timestamp, plan: &mut Plan) {
     let instance = run.instance.and_then(|id| world.instances.get(&id));
     match (&run.state, instance) {
-        (RunState::Queued, _) => place(world, run, plan),
+        (RunState::Queued, _) => place(world, run, now, plan),
         (RunState::Running, Some(instance)) => watch(run, instance, plan),
         (RunState::Running, None) => plan.act(Action::EndRun { run: run.id, exit: Exit::Lost }),
         (RunState::Ended { .. } | RunState::Cancelled, _) => {}
@@ -23,7 +27,7 @@ pub(crate) fn is_over(world: &World, instance: &Instance) -> bool {
     instance.run.is_some_and(|id| world.runs.get(&id).is_none_or(|r| r.state.is_final()))
 }
 
-fn place(world: &World, run: &Run, plan: &mut Plan) {
+fn place(world: &World, run: &Run, now: Timestamp, plan: &mut Plan) {
     let spec = world.releases.get(&run.release).and_then(|r| r.spec.components.get(&run.component));
     let Some(spec) = spec else {
         let reason = "the release does not have this component".to_owned();
@@ -31,7 +35,17 @@ fn place(world: &World, run: &Run, plan: &mut Plan) {
     };
     match plan.room.place(Ask { cpu: spec.cpu, memory: spec.memory, runtime: spec.runtime }) {
         Ok(node) => plan.act(Action::StartRun { run: run.id, node }),
-        Err(no) => plan.wait(run.id, format!("no node has room: {no}")),
+        // A node that is away may take it once it is back; one that is there had its time.
+        Err(no) if no.may_pass() => plan.wait(run.id, format!("no node has room: {no}")),
+        Err(no) => {
+            let deadline = run.created.plus(RUN_WAIT_MAX);
+            if now >= deadline {
+                let reason = format!("no node had room within {RUN_WAIT_MAX}: {no}");
+                return plan.act(Action::EndRun { run: run.id, exit: Exit::NotStarted { reason } });
+            }
+            plan.wake_at(deadline);
+            plan.wait(run.id, format!("no node has room: {no}"));
+        }
     }
 }
 

@@ -1,4 +1,5 @@
 //! Stories about decisions: what happens, then what was decided, then that nothing is left to do.
 
+mod adversity;
 mod scene;
 mod stories;

@@ -1,5 +1,6 @@
 use expect_test::{Expect, expect};
 use insula_model::deployment::{CauseCode, Source};
+use insula_model::instance::RunState;
 use insula_model::observed::{Exit, ExitNote, InstancePhase};
 use insula_model::spec::{ComponentKind, ComponentSpec};
 use insula_model::{Bytes, Millis};
@@ -473,6 +474,78 @@ fn a_run_ends_with_its_exit_code_and_leaves_nothing() {
         expect![[r#"
         forget i1 (tidy)
     "#]],
+    );
+}
+
+#[test]
+fn a_run_that_no_node_can_take_ends_with_the_reason() {
+    let mut s = Scene::new();
+    let job = ComponentSpec { memory: Bytes::gib(9), ..component(ComponentKind::Job, 1) };
+    s.deploy(spec(&[("tidy", job)]));
+    s.settle();
+    s.run_job("tidy");
+    let waiting = s.settle();
+    check(
+        &waiting,
+        expect![[r#"
+            wait the run: no node has room: a has 8GiB of memory free
+        "#]],
+    );
+    s.later(Millis::secs(599));
+    assert_eq!(s.settle(), waiting);
+    s.later(Millis::secs(1));
+    check(
+        &s.settle(),
+        expect![[r#"
+            the run ended: not started: no node had room within 10m: a has 8GiB of memory free
+        "#]],
+    );
+}
+
+#[test]
+fn a_run_waits_for_a_node_that_is_away() {
+    let mut s = Scene::new();
+    s.deploy(spec(&[("tidy", component(ComponentKind::Job, 1))]));
+    s.settle();
+    let node = *s.world.connected.first().unwrap();
+    s.world.connected.clear();
+    s.run_job("tidy");
+    s.later(Millis::secs(3_600));
+    check(
+        &s.settle(),
+        expect![[r#"
+            wait the run: no node has room: a is not connected
+        "#]],
+    );
+    s.world.connected.insert(node);
+    check(
+        &s.settle(),
+        expect![[r#"
+            start the run on node a
+        "#]],
+    );
+}
+
+#[test]
+fn a_run_that_was_cancelled_is_stopped() {
+    let mut s = Scene::new();
+    s.deploy(spec(&[("tidy", component(ComponentKind::Job, 1))]));
+    s.settle();
+    let run = s.run_job("tidy");
+    s.settle();
+    s.world.runs.get_mut(&run).unwrap().state = RunState::Cancelled;
+    check(
+        &s.settle(),
+        expect![[r#"
+            stop i1 (tidy): its run is over
+        "#]],
+    );
+    s.all_stopped_are_gone();
+    check(
+        &s.settle(),
+        expect![[r#"
+            forget i1 (tidy)
+        "#]],
     );
 }
 
