@@ -187,7 +187,7 @@ pub fn kill_everything(machine: &mut Machine, rounds: u32, seed: u64) -> Result<
         folder::write(moving.path(), "version.txt", &format!("{seed} {round}"))?;
         let path = moving.path().to_str().context("path")?.to_owned();
         let killing = Duration::from_millis(dice.below(1_200));
-        let whom = dice.below(5);
+        let whom = dice.below(VICTIMS);
         let output = std::thread::scope(|scope| {
             let machine = &*machine;
             let deploying = scope.spawn(move || {
@@ -198,6 +198,9 @@ pub fn kill_everything(machine: &mut Machine, rounds: u32, seed: u64) -> Result<
             let output = deploying.join().map_err(|_| anyhow::anyhow!("the deploying thread"))?;
             struck.and(output)
         })?;
+        if whom == SUPERVISOR {
+            machine.up()?;
+        }
         if output.status.success() {
             let told: Value = serde_json::from_slice(&output.stdout)?;
             let id = told["deployment"].as_str().or(told["id"].as_str());
@@ -224,9 +227,12 @@ pub fn kill_everything(machine: &mut Machine, rounds: u32, seed: u64) -> Result<
             "{id} was acknowledged and is missing"
         );
     }
+    let last = states.iter().find(|(id, _)| Some(id) == acknowledged.last());
+    ensure!(kills.rounds == 0 || last.is_some(), "nothing was acknowledged");
     kills.acknowledged = acknowledged.len();
     kills.live = states.iter().filter(|(_, s)| s == "live").count();
     kills.failed = states.iter().filter(|(_, s)| s == "failed").count();
+    ensure!(kills.live > 0, "nothing became live: {states:?}");
     wait_for("nothing is left but what runs", MOMENT, || {
         let live = instances(machine, "steady")?.len() + instances(machine, "moving")?.len();
         let traces = machine.traces()?;
@@ -242,14 +248,22 @@ fn is_final(state: &str) -> bool {
 
 /// Ids and states of all deployments of an app.
 pub fn states(machine: &Machine, app: &str) -> Result<Vec<(String, String)>> {
-    let listed = machine.json(&["deployments", "--app", app])?;
+    let listed = machine.json(&["deployments", "--limit", "1000", "--app", app])?;
     let items = listed.get("items").unwrap_or(&listed).as_array().context("a list")?.clone();
     let pair = |d: &Value| Some((d["id"].as_str()?.to_owned(), d["state"].as_str()?.to_owned()));
     items.iter().map(|d| pair(d).with_context(|| format!("not a deployment: {d}"))).collect()
 }
 
-/// Kills by number: a role, or all of them.
+/// Each role, all of them, and the supervisor.
+const VICTIMS: u64 = 6;
+const SUPERVISOR: u64 = 5;
+
+/// Kills by number.
 fn strike(machine: &Machine, whom: u64) -> Result<()> {
+    if whom == SUPERVISOR {
+        let up = machine.up_pid().context("the supervisor")?;
+        return process::signal(up, Signal::KILL);
+    }
     let all = ["server", "agent", "gateway", "keeper"];
     let named: Vec<&str> = match usize::try_from(whom).ok().and_then(|n| all.get(n)) {
         Some(role) => vec![*role],

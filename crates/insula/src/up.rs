@@ -63,6 +63,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     if root {
         data.refuse_closed_parents()?;
     }
+    crate::role::wait_for_predecessors(&data)?;
     refuse_taken(args.api, "--api")?;
     refuse_taken(args.edge, "--edge")?;
     let format = if args.log_json { LogFormat::Json } else { LogFormat::Auto };

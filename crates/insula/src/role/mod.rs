@@ -69,6 +69,23 @@ pub fn hold(data: &Data, role: &'static str) -> anyhow::Result<Lock> {
     }
 }
 
+/// Waits for the roles of a supervisor that was killed: they end with it, and take a moment.
+pub fn wait_for_predecessors(data: &Data) -> anyhow::Result<()> {
+    let began = Instant::now();
+    for role in ["server", "agent", "gateway"] {
+        while let Some(pid) = insula_kit::lock::holder_pid(&data.role_lock(role))? {
+            if began.elapsed() > PREDECESSOR_TIME_MAX {
+                anyhow::bail!(
+                    "{} is still run by process {pid}, the {role} of another start",
+                    data.root().display()
+                );
+            }
+            std::thread::sleep(PREDECESSOR_LOOK);
+        }
+    }
+    Ok(())
+}
+
 /// Runs a role's future on a runtime of its own until it ends or fails.
 fn run_until_asked<F>(
     runtime: &tokio::runtime::Runtime,
