@@ -1,17 +1,21 @@
 //! What an org asks for at this moment, to be held against its quota.
 //!
 //! It counts what specs ask for, not what runs: an app that runs counts with the greater of what it
-//! lives by and what its newest deployment under way asks for. The surge of a rollout is free.
+//! lives by and what its newest deployment under way asks for. The surge of a rollout is free. A run
+//! counts until it has ended, whether or not its app is stopped.
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 use insula_model::app::App;
 use insula_model::deployment::Source;
-use insula_model::spec::AppSpec;
-use insula_model::{AppId, Bytes, MilliCpu, OrgId};
+use insula_model::spec::{AppSpec, ComponentSpec};
+use insula_model::{AppId, Bytes, MilliCpu, OrgId, ReleaseId};
 
 use crate::error::StoreError;
 use crate::sql::params;
 use crate::tx::Tx;
-use crate::{apps, blobs, deployments, releases};
+use crate::{apps, blobs, deployments, releases, runs};
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Usage {
@@ -47,6 +51,11 @@ impl Ask {
         ask
     }
 
+    /// What one run of a component asks for.
+    pub fn of_run(component: &ComponentSpec) -> Self {
+        Self { instances: 1, memory: component.memory, cpu: component.cpu }
+    }
+
     pub fn plus(self, other: Self) -> Self {
         Self {
             instances: self.instances.saturating_add(other.instances),
@@ -80,12 +89,34 @@ pub fn usage(tx: &Tx, org: OrgId) -> Result<Usage, StoreError> {
     })
 }
 
-/// What all the org's apps but one ask for: what a new spec of that one has to fit beside.
+/// What all the org's apps but one ask for, and all its runs: what a new spec of that app has to
+/// fit beside.
 pub fn ask_without(tx: &Tx, org: OrgId, app: Option<AppId>) -> Result<Ask, StoreError> {
-    let mut total = Ask::default();
+    let mut total = ask_of_runs(tx, org)?;
     for other in apps::all_of_org(tx, org)? {
         if other.running && Some(other.id) != app {
             total = total.plus(ask_of(tx, &other)?);
+        }
+    }
+    Ok(total)
+}
+
+/// What the org's runs ask for that have not ended.
+fn ask_of_runs(tx: &Tx, org: OrgId) -> Result<Ask, StoreError> {
+    let mut total = Ask::default();
+    // Many runs of few releases: each spec is read once.
+    let mut specs: BTreeMap<ReleaseId, Option<AppSpec>> = BTreeMap::new();
+    for run in runs::under_way(tx, org)? {
+        let spec = match specs.entry(run.release) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(place) => {
+                let kept = releases::get(tx, org, run.release)?;
+                place.insert(kept.map(|kept| kept.release.spec))
+            }
+        };
+        let component = spec.as_ref().and_then(|spec| spec.components.get(&run.component));
+        if let Some(component) = component {
+            total = total.plus(Ask::of_run(component));
         }
     }
     Ok(total)

@@ -1,10 +1,11 @@
 //! What is counted, what is kept, and what is forgotten in time.
 
 use insula_model::deployment::{DeploymentState, Source};
+use insula_model::instance::{Run, RunState};
 use insula_model::release::ReleaseNumber;
 use insula_model::{Bytes, MilliCpu, OrgId};
 use insula_store::{
-    Store, StoreError, WriteError, apps, blobs, deployments, events, quotas, releases, sweep,
+    Store, StoreError, WriteError, apps, blobs, deployments, events, quotas, releases, runs, sweep,
 };
 
 use crate::model::{
@@ -117,7 +118,7 @@ fn digests_are_listed_for_the_collector_in_parts() {
 fn usage_is_what_specs_ask_for_and_a_rollout_does_not_count_twice() {
     let fixture = Fixture::new();
     let tenant = Tenant::of(1);
-    let (of, shop) = (tenant.org.id, tenant.app.clone());
+    let (of, shop, run) = (tenant.org.id, tenant.app.clone(), tenant.run.clone());
     fixture.write(move |tx| tenant.deploy(tx)).unwrap();
     let usage = || fixture.read(move |tx| Ok(quotas::usage(tx, of)?));
     let asked = |instances: u32| {
@@ -126,8 +127,12 @@ fn usage_is_what_specs_ask_for_and_a_rollout_does_not_count_twice() {
         assert_eq!(usage.memory, Bytes::mib(256 * u64::from(instances)));
         assert_eq!(usage.cpu, MilliCpu(500 * instances));
     };
-    // Two of `web` by its spec; a job asks for nothing until it runs. The deployment that is under
-    // way asks for two as well: the same two.
+    // Two of `web` by its spec; a job asks for nothing until it runs, as one does. The deployment
+    // that is under way asks for two as well: the same two.
+    asked(3);
+    assert!(!run.state.is_final());
+    let over = Run { state: RunState::Cancelled, ..run.clone() };
+    fixture.write(move |tx| runs::update(tx, &run.state, &over)).unwrap();
     asked(2);
     assert_eq!((usage().builds_queued, usage().builds_running), (1, 0));
 
