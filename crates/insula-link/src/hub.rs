@@ -7,7 +7,9 @@ use insula_model::observed::NodeReport;
 use insula_model::routes::RouteTable;
 use insula_model::schema;
 use insula_model::target::NodeTarget;
-use insula_model::{BuildId, GatewayId, Generation, InstanceId, NodeId, NodeName};
+use insula_model::{
+    AppId, BuildId, ComponentName, GatewayId, Generation, InstanceId, NodeId, NodeName,
+};
 use insula_wire::facts::NodeFacts;
 use insula_wire::node as wire;
 use tokio::sync::{mpsc, watch};
@@ -16,6 +18,9 @@ use crate::logs::LogStreams;
 
 /// Messages to the control plane that wait. A full queue slows the sessions down, nothing else.
 const INBOUND_WAITING_MAX: usize = 1_024;
+/// Components whose traffic is counted: more than an installation has. Gateways parse strangers'
+/// bytes, so what they name is not believed without end.
+const TRAFFIC_COMPONENTS_MAX: usize = 8_192;
 
 /// What sessions tell the control plane.
 #[derive(Debug)]
@@ -67,7 +72,7 @@ struct State {
     nodes: BTreeMap<NodeId, NodeSession>,
     gateways: BTreeMap<GatewayId, u64>,
     usage: BTreeMap<InstanceId, InstanceUsage>,
-    traffic: BTreeMap<(String, String), Traffic>,
+    traffic: BTreeMap<(AppId, ComponentName), Traffic>,
     /// Counts sessions, so that the end of an old one does not end its successor.
     sessions: u64,
 }
@@ -132,7 +137,7 @@ impl Hub {
         self.state().usage.clone()
     }
 
-    pub fn traffic(&self) -> BTreeMap<(String, String), Traffic> {
+    pub fn traffic(&self) -> BTreeMap<(AppId, ComponentName), Traffic> {
         self.state().traffic.clone()
     }
 
@@ -218,7 +223,6 @@ impl Hub {
     }
 
     pub(crate) fn note_usage(&self, report: &wire::UsageReport) {
-        let mut state = self.state();
         for seen in &report.instances {
             let Ok(id) = seen.instance.parse() else { continue };
             let usage = InstanceUsage {
@@ -227,8 +231,12 @@ impl Hub {
                 pids: seen.pids,
                 log_dropped_bytes: seen.log_dropped_bytes,
             };
-            state.usage.insert(id, usage);
+            self.set_usage(id, usage);
         }
+    }
+
+    pub fn set_usage(&self, id: InstanceId, usage: InstanceUsage) {
+        self.state().usage.insert(id, usage);
     }
 
     /// Forgets the usage of instances that are no more.
@@ -237,14 +245,36 @@ impl Hub {
     }
 
     pub(crate) fn note_traffic(&self, report: &wire::TrafficReport) {
-        let mut state = self.state();
         for seen in &report.apps {
-            let entry =
-                state.traffic.entry((seen.app.clone(), seen.component.clone())).or_default();
-            entry.requests += seen.requests;
-            entry.errors_5xx += seen.errors_5xx;
-            entry.bytes_out += seen.bytes_out;
+            let (Ok(app), Ok(component)) = (seen.app.parse(), seen.component.parse()) else {
+                continue;
+            };
+            let more = Traffic {
+                requests: seen.requests,
+                errors_5xx: seen.errors_5xx,
+                bytes_out: seen.bytes_out,
+            };
+            self.add_traffic(app, component, more);
         }
+    }
+
+    /// Counts on. What is new is left out while as many are counted as may be.
+    pub fn add_traffic(&self, app: AppId, component: ComponentName, more: Traffic) {
+        let mut state = self.state();
+        let (full, key) = (state.traffic.len() >= TRAFFIC_COMPONENTS_MAX, (app, component));
+        if full && !state.traffic.contains_key(&key) {
+            return;
+        }
+        let sum = state.traffic.entry(key).or_default();
+        // A gateway may say any number.
+        sum.requests = sum.requests.saturating_add(more.requests);
+        sum.errors_5xx = sum.errors_5xx.saturating_add(more.errors_5xx);
+        sum.bytes_out = sum.bytes_out.saturating_add(more.bytes_out);
+    }
+
+    /// Forgets the traffic of what is no more, or never was.
+    pub fn retain_traffic(&self, keep: impl Fn(&AppId, &ComponentName) -> bool) {
+        self.state().traffic.retain(|(app, component), _| keep(app, component));
     }
 
     pub(crate) fn ways(&self) -> Vec<(NodeId, mpsc::Sender<wire::ServerMessage>)> {
@@ -260,5 +290,55 @@ impl Secrets {
 
     pub fn for_build(&mut self, id: BuildId, values: BTreeMap<String, String>) {
         self.of.insert(id.to_string(), values);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use insula_model::Timestamp;
+
+    use super::*;
+
+    fn report(apps: &[(&str, &str, u64)]) -> wire::TrafficReport {
+        let apps = apps.iter().map(|(app, component, requests)| wire::AppTraffic {
+            app: (*app).to_owned(),
+            component: (*component).to_owned(),
+            requests: *requests,
+            errors_5xx: 1,
+            bytes_out: u64::MAX,
+        });
+        wire::TrafficReport { apps: apps.collect() }
+    }
+
+    fn app(n: u32) -> AppId {
+        let mut random = [0; 10];
+        random[6..].copy_from_slice(&n.to_be_bytes());
+        AppId::from_parts(Timestamp::from_millis(1), random)
+    }
+
+    #[test]
+    fn a_gateway_may_say_anything_and_only_names_and_sums_remain() {
+        let (hub, _inbound) = Hub::new();
+        let id = app(1).to_string();
+        let odd = [(&*id, "web", 2), ("../etc", "web", 1), (&*id, "a\"b\n", 1), ("", "", 1)];
+        hub.note_traffic(&report(&odd));
+        hub.note_traffic(&report(&[(&id, "web", 3)]));
+        let sum = Traffic { requests: 5, errors_5xx: 2, bytes_out: u64::MAX };
+        assert_eq!(hub.traffic(), [((app(1), "web".parse().unwrap()), sum)].into());
+    }
+
+    #[test]
+    fn made_up_apps_end_at_a_limit_and_leave_room_once_they_are_let_go() {
+        let (hub, _inbound) = Hub::new();
+        let web: ComponentName = "web".parse().unwrap();
+        let one = Traffic { requests: 1, ..Traffic::default() };
+        let max = TRAFFIC_COMPONENTS_MAX as u32;
+        (0..max + 10).for_each(|n| hub.add_traffic(app(n), web.clone(), one));
+        assert_eq!(hub.traffic().len(), TRAFFIC_COMPONENTS_MAX);
+        hub.add_traffic(app(0), web.clone(), one);
+        assert_eq!(hub.traffic()[&(app(0), web.clone())].requests, 2, "what is known counts on");
+        hub.retain_traffic(|id, _| *id == app(0));
+        hub.add_traffic(app(max), web.clone(), one);
+        assert_eq!(hub.traffic().len(), 2);
     }
 }

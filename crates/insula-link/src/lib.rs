@@ -11,5 +11,5 @@ mod logs;
 mod node;
 pub mod serve;
 
-pub use hub::{Hub, Inbound, InstanceUsage, Secrets};
+pub use hub::{Hub, Inbound, InstanceUsage, Secrets, Traffic};
 pub use logs::{LogEntry, LogQuery, LogSubject};
