@@ -14,6 +14,7 @@ mod error;
 mod limiter;
 pub mod limits;
 mod openapi;
+mod outcomes;
 mod password;
 mod place;
 mod reply;

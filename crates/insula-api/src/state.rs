@@ -19,6 +19,7 @@ use tokio::sync::watch;
 use crate::error::ApiError;
 use crate::limiter::{Limiter, Rate};
 use crate::limits;
+use crate::outcomes::Outcomes;
 use crate::password::Passwords;
 use crate::place::{Full, Place, Places};
 use crate::route::Route;
@@ -65,6 +66,7 @@ pub struct Inner {
     pub state: ApiState,
     pub shutdown: Shutdown,
     pub started: Timestamp,
+    pub outcomes: Outcomes,
     pub passwords: Passwords,
     pub credentials: Limiter<TokenId>,
     pub strangers: Limiter<IpAddr>,
@@ -91,6 +93,7 @@ impl Api {
         let rate = |per_second, burst| Rate { per_second, burst };
         Self(Arc::new(Inner {
             started: Timestamp::from_millis(state.clock.now_ms()),
+            outcomes: Outcomes::after(*state.store.events().borrow()),
             passwords: Passwords::new(Arc::clone(&state.random)),
             credentials: Limiter::new(rate(limits::CREDENTIAL_RATE, limits::CREDENTIAL_BURST)),
             strangers: Limiter::new(rate(limits::STRANGER_RATE, limits::STRANGER_BURST)),

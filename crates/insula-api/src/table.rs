@@ -7,6 +7,7 @@ use crate::route::Route;
 pub fn routes() -> Vec<Route> {
     let groups: &[fn() -> Vec<Route>] = &[
         e::public::routes,
+        e::metrics::routes,
         e::session::routes,
         e::orgs::routes,
         e::members::routes,

@@ -11,6 +11,7 @@ pub mod instances;
 pub mod invitations;
 pub mod logs;
 pub mod members;
+pub mod metrics;
 pub mod nodes;
 pub mod orgs;
 pub mod projects;

@@ -25,9 +25,6 @@ pub fn routes() -> Vec<Route> {
         read("/errors/{code}", "explain_error", Rule::Public, page)
             .about("What an error code, or `cause-` and the code of a failure, means")
             .answers_text("text/markdown"),
-        read("/metrics", "metrics", Rule::Operator, metrics)
-            .about("What Prometheus reads")
-            .answers_text("text/plain"),
     ]
 }
 
@@ -46,15 +43,6 @@ async fn page(cx: Cx) -> Result<Reply, ApiError> {
     let name = cx.params.get("code").map_or("", String::as_str);
     let page = problem::page(name).ok_or_else(|| ApiError::not_found("error code"))?;
     Ok(text("text/markdown; charset=utf-8", page.into()))
-}
-
-async fn metrics(cx: Cx) -> Result<Reply, ApiError> {
-    let metrics = &cx.api.state.metrics;
-    let nodes = cx.api.state.hub.nodes_connected().len();
-    metrics
-        .gauge("insula_nodes_connected", "Nodes with a session.", &[])
-        .set(i64::try_from(nodes).unwrap_or(i64::MAX));
-    Ok(text("text/plain; version=0.0.4; charset=utf-8", metrics.render()))
 }
 
 fn text(media_type: &'static str, text: String) -> Reply {

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use insula_link::{InstanceUsage, Traffic};
 use insula_model::Timestamp;
 use insula_model::observed::{InstancePhase, InstanceReport, Observed};
 use insula_plan::{World, plan};
@@ -114,4 +115,125 @@ async fn nodes_and_runtimes_are_shown_with_what_is_reserved() {
     assert!(
         metrics.text.contains("insula_api_requests_total{route=\"list_nodes\",status=\"200\"} 1")
     );
+}
+
+/// What `/metrics` says, without its explanations.
+async fn metrics(stage: &Stage) -> Vec<String> {
+    let answer = stage.get(&stage.operator, "/metrics").await;
+    assert_eq!(answer.status, 200);
+    let lines = answer.text.lines().filter(|line| !line.starts_with('#'));
+    lines.map(ToOwned::to_owned).collect()
+}
+
+/// All lines of one metric.
+fn of<'l>(lines: &'l [String], name: &str) -> Vec<&'l str> {
+    let is = |line: &str| line.split(['{', ' ']).next() == Some(name);
+    lines.iter().map(String::as_str).filter(|line| is(line)).collect()
+}
+
+#[tokio::test]
+async fn the_operator_sees_how_all_apps_are() {
+    let stage = Stage::open().await;
+    let scene = Scene::set(&stage, "acme", 1).await;
+    pass(&stage).await;
+    let before = metrics(&stage).await;
+    assert_eq!(
+        of(&before, "insula_instances"),
+        ["insula_instances{phase=\"ready\"} 0", "insula_instances{phase=\"unknown\"} 1"]
+    );
+    assert_eq!(
+        of(&before, "insula_deployments_open"),
+        ["insula_deployments_open{state=\"queued\"} 1"]
+    );
+    assert_eq!(of(&before, "insula_nodes_connected"), ["insula_nodes_connected 0"]);
+    assert_eq!(of(&before, "insula_gateways_connected"), ["insula_gateways_connected 0"]);
+    let head = stage.store.head().borrow().0;
+    assert_eq!(of(&before, "insula_feed_head"), [format!("insula_feed_head {head}")]);
+    let seen = format!("insula_world_generation {}", stage.view.borrow().0.generation.0);
+    assert_eq!(of(&before, "insula_world_generation"), [seen]);
+
+    ready(&stage, &scene).await;
+    pass(&stage).await;
+    let after = metrics(&stage).await;
+    assert_eq!(of(&after, "insula_instances"), ["insula_instances{phase=\"ready\"} 1"]);
+    let restarts = of(&after, "insula_instance_restarts_total");
+    let labels = format!(
+        "org=\"acme\",project=\"default\",environment=\"production\",app=\"shop\",\
+         component=\"web\",instance=\"{}\"",
+        scene.ids["instance"]
+    );
+    assert_eq!(restarts, [format!("insula_instance_restarts_total{{{labels}}} 0")]);
+    let number = |lines: &[String], name| {
+        let [line] = of(lines, name)[..] else { panic!("{name} is told once") };
+        line.split(' ').next_back().unwrap().parse::<u64>().unwrap()
+    };
+    for name in ["insula_store_mutations_total", "insula_store_commits_total"] {
+        assert!(number(&after, name) > number(&before, name), "{name}");
+    }
+}
+
+#[tokio::test]
+async fn what_nodes_and_gateways_count_is_told_of_what_is_there() {
+    let stage = Stage::open().await;
+    let scene = Scene::set(&stage, "acme", 1).await;
+    pass(&stage).await;
+    let app: insula_model::AppId = scene.ids["app"].parse().unwrap();
+    let at = Timestamp::from_millis(1);
+    let nobody = insula_model::AppId::from_parts(at, [7; 10]);
+    let traffic = Traffic { requests: 3, errors_5xx: 1, bytes_out: 100 };
+    stage.hub.add_traffic(app, WEB.parse().unwrap(), traffic);
+    stage.hub.add_traffic(app, WEB.parse().unwrap(), traffic);
+    stage.hub.add_traffic(app, "made-up".parse().unwrap(), traffic);
+    stage.hub.add_traffic(nobody, WEB.parse().unwrap(), traffic);
+    let used = InstanceUsage { memory_bytes: 5_000, cpu_usec: 7, pids: 1, log_dropped_bytes: 9 };
+    stage.hub.set_usage(scene.ids["instance"].parse().unwrap(), used);
+    stage.hub.set_usage(insula_model::InstanceId::from_parts(at, [7; 10]), used);
+
+    let lines = metrics(&stage).await;
+    let place = "org=\"acme\",project=\"default\",environment=\"production\",app=\"shop\",\
+                 component=\"web\"";
+    for (name, sum) in [
+        ("insula_app_requests_total", 6),
+        ("insula_app_errors_5xx_total", 2),
+        ("insula_app_bytes_out_total", 200),
+    ] {
+        assert_eq!(of(&lines, name), [format!("{name}{{{place}}} {sum}")]);
+    }
+    let instance = &scene.ids["instance"];
+    for (name, amount) in [
+        ("insula_instance_memory_bytes", 5_000),
+        ("insula_instance_cpu_microseconds_total", 7),
+        ("insula_instance_log_dropped_bytes_total", 9),
+    ] {
+        let line = format!("{name}{{{place},instance=\"{instance}\"}} {amount}");
+        assert_eq!(of(&lines, name), [line]);
+    }
+    assert_eq!(stage.hub.traffic().len(), 1, "what nobody has is not kept");
+
+    let path = format!("/v1/orgs/acme/apps/{app}");
+    stage.delete(&stage.operator, &path).await.ok();
+    pass(&stage).await;
+    assert!(of(&metrics(&stage).await, "insula_app_requests_total").is_empty());
+    assert!(stage.hub.traffic().is_empty());
+}
+
+#[tokio::test]
+async fn a_deployment_that_ends_is_counted_once() {
+    let stage = Stage::open().await;
+    let scene = Scene::set(&stage, "acme", 1).await;
+    let ended = async || {
+        let lines = metrics(&stage).await;
+        of(&lines, "insula_deployments_ended_total").join("\n")
+    };
+    let none = ended().await;
+    for outcome in ["live", "failed", "superseded", "cancelled"] {
+        let line = format!("insula_deployments_ended_total{{outcome=\"{outcome}\"}} 0");
+        assert!(none.contains(&line), "{none}");
+    }
+    let cancel = format!("/v1/orgs/acme/deployments/{}/cancel", scene.ids["deployment"]);
+    stage.post(&stage.operator, &cancel, &json!({})).await.ok();
+    stage.post(&stage.operator, &cancel, &json!({})).await.refused(409, "conflict");
+    let once = none.replace("{outcome=\"cancelled\"} 0", "{outcome=\"cancelled\"} 1");
+    assert_eq!(ended().await, once);
+    assert_eq!(ended().await, once, "reading it again counts nothing");
 }
