@@ -153,9 +153,7 @@ async fn restart(cx: Cx) -> Result<Reply, ApiError> {
     cx.write(move |tx, deed| {
         let app = apps::find(tx, org, id)?;
         let release = live_release(tx, &app)?;
-        if !app.running {
-            return Err(ApiError::new(Code::Conflict, "the app is stopped").hint("start it"));
-        }
+        deployments::may_begin(&app)?;
         quota::fits(tx, &app, &release.spec)?;
         let source = Source::Release { release: release.id };
         let deployment = deployments::begin(tx, deed, &app, source, Vec::new())?;
@@ -180,6 +178,7 @@ async fn rollback(cx: Cx) -> Result<Reply, ApiError> {
             return Err(ApiError::new(Code::ReleaseGone, text)
                 .hint("`insula releases` marks those that can still be started"));
         }
+        deployments::may_begin(&app)?;
         quota::fits(tx, &app, &kept.release.spec)?;
         let source = Source::Release { release: kept.release.id };
         let deployment = deployments::begin(tx, deed, &app, source, Vec::new())?;

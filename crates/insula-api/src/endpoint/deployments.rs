@@ -2,7 +2,8 @@
 
 use insula_model::app;
 use insula_model::deployment::{self, DeploymentState, Phase, PhaseMark, Source};
-use insula_model::{AppId, DeploymentId};
+use insula_model::tenancy::Org;
+use insula_model::{AppId, DeploymentId, OrgId};
 use insula_store::{Tx, deployments, orgs, quotas, releases};
 use insula_wire::problem::Code;
 use insula_wire::rest::Page;
@@ -54,7 +55,7 @@ pub fn routes() -> Vec<Route> {
             DEVELOPER,
             cancel,
         )
-        .about("Ends a deployment that has not ended; what served goes on serving")
+        .about("Ends a deployment before traffic moves to it; what served goes on serving")
         .answers::<Deployment>(200),
     ]
 }
@@ -140,11 +141,7 @@ async fn show(cx: Cx) -> Result<Reply, ApiError> {
     Ok(Whole::ok(&said)?.tagged().into())
 }
 
-pub fn find(
-    tx: &Tx,
-    org: insula_model::OrgId,
-    id: DeploymentId,
-) -> Result<deployment::Deployment, ApiError> {
+pub fn find(tx: &Tx, org: OrgId, id: DeploymentId) -> Result<deployment::Deployment, ApiError> {
     deployments::get(tx, org, id)?.ok_or_else(|| ApiError::not_found("deployment"))
 }
 
@@ -166,8 +163,13 @@ async fn plan(cx: Cx) -> Result<Reply, ApiError> {
     let app = app_of(&cx).await?;
     let asked: CreateDeployment = cx.json()?;
     let checked = source::check_manifest(&cx.api, app.org, asked.manifest).await?;
-    let spec = checked.spec.clone();
-    cx.read(move |tx| quota::fits(tx, &app, &spec)).await?;
+    let (spec, build) = (checked.spec.clone(), checked.plan.clone());
+    cx.read(move |tx| {
+        may_begin(&app)?;
+        quota::fits(tx, &app, &spec)?;
+        quota::build_fits(&org_of(tx, app.org)?, &build)
+    })
+    .await?;
     shown(&Plan {
         components: Component::all(&checked.spec),
         steps: checked.plan.steps.iter().map(|step| step.name.clone()).collect(),
@@ -192,8 +194,10 @@ async fn deploy(
     let (org, api) = (cx.org_id()?, cx.api.clone());
     cx.write_of(recognised_by, move |tx, deed| {
         let app = apps::find(tx, org, id)?;
+        may_begin(&app)?;
         quota::fits(tx, &app, &checked.spec)?;
-        let tenant = orgs::get(tx, org)?.ok_or_else(|| ApiError::not_found("org"))?;
+        let tenant = org_of(tx, org)?;
+        quota::build_fits(&tenant, &checked.plan)?;
         let known = insula_store::blobs::is_referenced(tx, org, &checked.manifest)?;
         if !known {
             quota::disk_fits(&tenant, quotas::usage(tx, org)?.disk, checked.size)?;
@@ -210,17 +214,41 @@ async fn deploy(
     .await
 }
 
+fn org_of(tx: &Tx, org: OrgId) -> Result<Org, ApiError> {
+    orgs::get(tx, org)?.ok_or_else(|| ApiError::not_found("org"))
+}
+
+/// Refuses to move an app that is stopped: nothing of the new release would be started, so nothing
+/// would be proved. One that has never been live has nothing to start, and may be stopped before.
+pub fn may_begin(app: &app::App) -> Result<(), ApiError> {
+    if app.running || app.live.is_none() {
+        return Ok(());
+    }
+    Err(ApiError::new(Code::Conflict, "the app is stopped").hint("start it first: `insula start`"))
+}
+
+/// Why a deployment cannot be cancelled any more, if it cannot.
+fn too_late(state: &DeploymentState) -> Option<String> {
+    match state {
+        DeploymentState::Queued | DeploymentState::Building | DeploymentState::Starting => None,
+        // What served is being drained; ending this one now would leave nothing that serves.
+        DeploymentState::Shifting => Some("traffic is moving to it already".into()),
+        DeploymentState::Live
+        | DeploymentState::Failed { .. }
+        | DeploymentState::Superseded { .. }
+        | DeploymentState::Cancelled { .. } => {
+            Some(format!("the deployment has ended: it is {state}"))
+        }
+    }
+}
+
 async fn cancel(cx: Cx) -> Result<Reply, ApiError> {
     let (org, api) = (cx.org_id()?, cx.api.clone());
     let id: DeploymentId = cx.param("deployment", "deployment")?;
     cx.write(move |tx, deed| {
         let before = find(tx, org, id)?;
-        if before.state.is_final() {
-            return Err(ApiError::new(
-                Code::Conflict,
-                format!("the deployment has ended: it is {}", before.state),
-            )
-            .hint("to go back, use rollback"));
+        if let Some(why) = too_late(&before.state) {
+            return Err(ApiError::new(Code::Conflict, why).hint("to go back, use rollback"));
         }
         let mut after = before.clone();
         after.state = DeploymentState::Cancelled { by: deed.actor.clone() };

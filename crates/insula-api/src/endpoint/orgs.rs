@@ -155,12 +155,6 @@ async fn show_quota(cx: Cx) -> Result<Reply, ApiError> {
 async fn set_quota(cx: Cx) -> Result<Reply, ApiError> {
     let asked: SetQuota = cx.json()?;
     let quota = Quota::from(asked);
-    if quota.builds_at_once == 0 {
-        return Err(ApiError::field(
-            "builds_at_once",
-            "with none at once, no build would ever run",
-        ));
-    }
     let (id, if_match) = (cx.org_id()?, cx.if_match()?);
     cx.write(move |tx, deed| {
         let org = orgs::get(tx, id)?.ok_or_else(|| ApiError::not_found("org"))?;

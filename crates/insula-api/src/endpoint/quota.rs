@@ -1,9 +1,10 @@
 //! Whether what is asked for fits into the org's quota, in the transaction that asks.
 
 use insula_model::app::App;
-use insula_model::spec::AppSpec;
+use insula_model::build::BuildPlan;
+use insula_model::spec::{AppSpec, ComponentSpec};
 use insula_model::tenancy::Org;
-use insula_model::{Bytes, MilliCpu};
+use insula_model::{Bytes, MilliCpu, OrgId};
 use insula_store::quotas::{self, Ask};
 use insula_store::{Tx, orgs};
 use insula_wire::problem::Code;
@@ -27,6 +28,24 @@ fn fits_asking(tx: &Tx, app: &App, asked: Ask) -> Result<(), ApiError> {
     let org = orgs::get(tx, app.org)?.ok_or_else(|| ApiError::not_found("org"))?;
     let others = quotas::ask_without(tx, app.org, Some(app.id))?;
     decide(&org, others, asked)
+}
+
+/// Refuses unless the org has room for one more run of this component.
+pub fn run_fits(tx: &Tx, org: OrgId, component: &ComponentSpec) -> Result<(), ApiError> {
+    let org = orgs::get(tx, org)?.ok_or_else(|| ApiError::not_found("org"))?;
+    let others = quotas::ask_without(tx, org.id, None)?;
+    decide(&org, others, Ask::of_run(component))
+}
+
+/// Refuses what has to be built where nothing may be: it would wait for ever.
+pub fn build_fits(org: &Org, plan: &BuildPlan) -> Result<(), ApiError> {
+    if plan.steps.is_empty() || org.quota.builds_at_once > 0 {
+        return Ok(());
+    }
+    Err(over(
+        format!("`{}` may not build anything, and this has to be built", org.name),
+        "deploy what needs no build, or ask the operator for builds".into(),
+    ))
 }
 
 /// Pure: what all others ask for, what this one asks for, and what there may be.

@@ -2,14 +2,14 @@
 
 use insula_model::instance::{self, RunState};
 use insula_model::spec::ComponentKind;
-use insula_model::{AppId, RunId};
-use insula_store::runs;
+use insula_model::{AppId, OrgId, RunId};
+use insula_store::{Tx, runs};
 use insula_wire::problem::Code;
 use insula_wire::rest::run::{CreateRun, Run};
 
 use crate::context::{Cx, page_of, shown};
 use crate::endpoint::actions::live_release;
-use crate::endpoint::apps;
+use crate::endpoint::{apps, quota};
 use crate::error::ApiError;
 use crate::limits;
 use crate::reply::{Reply, Whole};
@@ -29,6 +29,9 @@ pub fn routes() -> Vec<Route> {
         read("/v1/orgs/{org}/runs/{run}", "show_run", VIEWER, show)
             .about("A run, and how it ended")
             .answers::<Run>(200),
+        post("/v1/orgs/{org}/runs/{run}/cancel", "cancel_run", DEVELOPER, cancel)
+            .about("Ends a run that has not ended")
+            .answers::<Run>(200),
     ]
 }
 
@@ -47,8 +50,12 @@ async fn list(cx: Cx) -> Result<Reply, ApiError> {
 async fn show(cx: Cx) -> Result<Reply, ApiError> {
     let org = cx.org_id()?;
     let id: RunId = cx.param("run", "run")?;
-    let found = cx.read(move |tx| Ok(runs::get(tx, org, id)?)).await?;
-    shown(&Run::from(&found.ok_or_else(|| ApiError::not_found("run"))?))
+    let found = cx.read(move |tx| find(tx, org, id)).await?;
+    shown(&Run::from(&found))
+}
+
+fn find(tx: &Tx, org: OrgId, id: RunId) -> Result<instance::Run, ApiError> {
+    runs::get(tx, org, id)?.ok_or_else(|| ApiError::not_found("run"))
 }
 
 async fn create(cx: Cx) -> Result<Reply, ApiError> {
@@ -73,6 +80,7 @@ async fn create(cx: Cx) -> Result<Reply, ApiError> {
             )
             .hint("give a command to run in a copy of it, or name a job"));
         }
+        quota::run_fits(tx, org, component)?;
         let run = instance::Run {
             id: deed.id(RunId::from_parts),
             org,
@@ -98,6 +106,33 @@ async fn create(cx: Cx) -> Result<Reply, ApiError> {
             },
         )?;
         Whole::created(&Run::from(&run))
+    })
+    .await
+}
+
+/// Its instance is stopped by the control plane, which sees that the run is over.
+async fn cancel(cx: Cx) -> Result<Reply, ApiError> {
+    let org = cx.org_id()?;
+    let id: RunId = cx.param("run", "run")?;
+    cx.write(move |tx, deed| {
+        let before = find(tx, org, id)?;
+        if before.state.is_final() {
+            return Err(ApiError::new(Code::Conflict, "the run has ended"));
+        }
+        let after =
+            instance::Run { state: RunState::Cancelled, ended: Some(deed.now), ..before.clone() };
+        runs::update(tx, &before.state, &after)?;
+        deed.tell(
+            tx,
+            Happened {
+                kind: "run.cancelled",
+                subject: id.to_string(),
+                app: Some(before.app),
+                message: format!("a run of {} was cancelled", before.component),
+                ..Happened::default()
+            },
+        )?;
+        Whole::ok(&Run::from(&after))
     })
     .await
 }

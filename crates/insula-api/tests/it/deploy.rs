@@ -2,13 +2,15 @@
 
 use insula_blobs::{Entry, Manifest};
 use insula_kit::digest::sha256;
+use insula_model::deployment::{Deployment, DeploymentState};
 use insula_model::node::{Capacity, Node, NodeMode, RuntimeFound};
 use insula_model::spec::Runtime;
-use insula_model::{Bytes, Digest, MilliCpu, NodeId, Timestamp};
-use insula_store::{WriteError, nodes};
+use insula_model::{Bytes, DeploymentId, Digest, MilliCpu, NodeId, Timestamp};
+use insula_store::{WriteError, deployments, nodes, orgs};
 use insula_wire::rest::source::{CHUNKS_MEDIA_TYPE, frame_header};
 use serde_json::{Value, json};
 
+use crate::scene::Scene;
 use crate::stage::{Stage, With};
 
 pub fn digest(bytes: &[u8]) -> Digest {
@@ -104,6 +106,63 @@ async fn a_folder_is_uploaded_where_it_lacks_and_deployed() {
     let cancel = format!("/v1/orgs/default/deployments/{id}/cancel");
     assert_eq!(stage.post(&stage.operator, &cancel, &json!({})).await.ok()["state"], "cancelled");
     stage.post(&stage.operator, &cancel, &json!({})).await.refused(409, "conflict");
+}
+
+#[tokio::test]
+async fn a_deployment_is_cancelled_until_traffic_moves_to_it() {
+    let stage = Stage::open().await;
+    let scene = Scene::set(&stage, "acme", 1).await;
+    let id: DeploymentId = scene.ids["deployment"].parse().unwrap();
+    let path = format!("/v1/orgs/acme/deployments/{id}");
+    let moved = async |from: DeploymentState, to: DeploymentState| {
+        let moved = stage.store.write(move |tx| {
+            let org = orgs::by_name(tx, &"acme".parse().unwrap())?.unwrap().id;
+            let before = deployments::get(tx, org, id)?.unwrap();
+            deployments::update(tx, &from, &Deployment { state: to.clone(), ..before })
+        });
+        moved.await.map_err(|error: WriteError| error).unwrap();
+    };
+    let cancel = async || {
+        let path = format!("{path}/cancel");
+        stage.post(&stage.operator, &path, &json!({})).await
+    };
+    moved(DeploymentState::Queued, DeploymentState::Shifting).await;
+    let refused = cancel().await.refused(409, "conflict");
+    assert_eq!(refused["detail"], "traffic is moving to it already");
+    assert_eq!(refused["hint"], "to go back, use rollback");
+    assert_eq!(stage.get(&stage.operator, &path).await.ok()["state"], "shifting");
+    moved(DeploymentState::Shifting, DeploymentState::Starting).await;
+    assert_eq!(cancel().await.ok()["state"], "cancelled");
+}
+
+#[tokio::test]
+async fn a_stopped_app_is_started_before_it_moves() {
+    let stage = Stage::open().await;
+    let scene = Scene::set(&stage, "acme", 1).await;
+    let app = &scene.ids["app"];
+    let action = async |what: &str| {
+        let path = format!("/v1/orgs/acme/apps/{app}/{what}");
+        stage.post(&stage.operator, &path, &json!({})).await
+    };
+    let files = [("index.html", "hello")];
+    let (manifest, _) = folder(&files);
+    let plan = format!("/v1/orgs/acme/apps/{app}/deployments/plan");
+    let body = json!({ "manifest": manifest });
+    action("stop").await.ok();
+    let refused = deploy(&stage, "acme", app, &files).await.refused(409, "conflict");
+    assert_eq!(refused["hint"], "start it first: `insula start`");
+    stage.post(&stage.operator, &plan, &body).await.refused(409, "conflict");
+    let rollback = format!("/v1/orgs/acme/apps/{app}/rollback");
+    let back = stage.post(&stage.operator, &rollback, &json!({ "number": 1 })).await;
+    back.refused(409, "conflict");
+    action("start").await.ok();
+    deploy(&stage, "acme", app, &files).await.ok();
+
+    // Nothing was live, so there is nothing to start.
+    let fresh = stage.app("acme", "fresh").await;
+    let stop = format!("/v1/orgs/acme/apps/{fresh}/stop");
+    stage.post(&stage.operator, &stop, &json!({})).await.ok();
+    deploy(&stage, "acme", &fresh, &files).await.ok();
 }
 
 #[tokio::test]

@@ -30,7 +30,7 @@ pub struct Quota {
     pub memory_bytes: u64,
     /// Thousandths of a core.
     pub cpu_millis: u32,
-    /// More builds than this wait.
+    /// More builds than this wait; with none, what has to be built is refused.
     pub builds_at_once: u32,
     /// Releases whose files stay, beside those that are live.
     pub releases_kept: u32,
@@ -57,7 +57,7 @@ pub struct SetQuota {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Usage {
     pub quota: Quota,
-    /// Asked for by live apps that run.
+    /// Asked for by live apps that run, and by runs that have not ended.
     pub instances: u32,
     pub memory_bytes: u64,
     pub cpu_millis: u32,
