@@ -350,6 +350,9 @@ fn started(deployment: &Deployment) -> Timestamp {
 
 /// Why waiting for this new instance would not help, if so.
 fn hopeless(instance: &Instance) -> Option<Cause> {
+    if instance.intent != Intent::Run {
+        return None;
+    }
     let report = instance.observed.present()?;
     let component = Some(instance.component.clone());
     if let InstancePhase::Stuck { cause } = &report.phase {
@@ -391,14 +394,19 @@ fn hint_for(exit: &Exit) -> Option<&'static str> {
 }
 
 fn too_late(instance: &Instance, spec: &ComponentSpec) -> Cause {
-    let message = format!(
-        "`{}` was not ready within {}: it is {}",
-        instance.component,
-        spec.health.startup,
-        phase_of(instance)
-    );
+    let report = instance.observed.present();
+    let said = match report.map(|r| &r.phase) {
+        Some(InstancePhase::Unready { reason }) => format!("it fails its probe: {reason}"),
+        Some(phase) => format!("it is {}", phase.as_str()),
+        None => "its node has not reported it".to_owned(),
+    };
+    let message =
+        format!("`{}` was not ready within {}: {said}", instance.component, spec.health.startup);
+    let last = report.and_then(|r| r.last_exit.clone());
     Cause {
         component: Some(instance.component.clone()),
+        exit: last.as_ref().map(|note| note.exit.clone()),
+        tail: last.map(|note| note.tail).unwrap_or_default(),
         hint: Some("a slow starter may ask for more with `health = { startup = \"120s\" }`".into()),
         ..Cause::new(CauseCode::ProbeFailed, message)
     }

@@ -206,7 +206,7 @@ impl InstanceTask {
                 Next::Wait { until } => match self.wait(until).await {
                     Woken::Assigned => self.take_assignment(),
                     Woken::Ended => self.note_exit().await,
-                    Woken::Verdict(verdict) => self.hear(verdict),
+                    Woken::Verdict(verdict) => self.hear(verdict).await,
                     Woken::Due => {}
                 },
             }
@@ -447,9 +447,14 @@ impl InstanceTask {
         tokio::spawn(settling).abort_handle()
     }
 
-    fn hear(&mut self, verdict: Verdict) {
+    async fn hear(&mut self, verdict: Verdict) {
         match verdict {
-            Verdict::Health { health, port, warning } => {
+            Verdict::Health { mut health, port, warning } => {
+                if let Health::Stuck { cause } = &mut health
+                    && cause.tail.is_empty()
+                {
+                    cause.tail = tail(&self.shared.logs, &self.record.target).await;
+                }
                 let given = self.record.port();
                 self.record.found_port = (port != 0 && given != Some(port)).then_some(port);
                 self.warn(Warning::Port, warning);

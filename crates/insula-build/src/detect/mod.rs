@@ -135,6 +135,8 @@ struct Cx<'a> {
     problems: Vec<Problem>,
     steps: Vec<BuildStep>,
     installed: BTreeSet<(Runtime, String)>,
+    /// For which runtime, and in which folder, a version was looked for.
+    asked: BTreeSet<(Runtime, String)>,
 }
 
 impl<'a> Cx<'a> {
@@ -145,6 +147,7 @@ impl<'a> Cx<'a> {
             problems: Vec::new(),
             steps: Vec::new(),
             installed: BTreeSet::new(),
+            asked: BTreeSet::new(),
         }
     }
 
@@ -179,21 +182,33 @@ impl<'a> Cx<'a> {
         None
     }
 
+    /// Tells when a folder asks for a version of its own; once, whatever is installed.
+    fn ask_version(&mut self, runtime: Runtime, root: &str) {
+        if !self.asked.insert((runtime, root.to_owned())) {
+            return;
+        }
+        let view = self.view;
+        match runtime {
+            Runtime::Python => version::warn_python(self, view.at(root)),
+            Runtime::Node => version::warn_node(self, view.at(root)),
+            Runtime::Files | Runtime::Host => {}
+        }
+    }
+
     /// Adds the steps that install what a folder asks for; once, however many components share it.
     fn install(&mut self, runtime: Runtime, root: &str) {
         if !self.installed.insert((runtime, root.to_owned())) {
             return;
         }
+        self.ask_version(runtime, root);
         let view = self.view;
         let folder = view.at(root);
         match runtime {
             Runtime::Python => {
-                version::warn_python(self, folder);
                 let steps = python::install(self, folder);
                 self.steps.extend(steps);
             }
             Runtime::Node => {
-                version::warn_node(self, folder);
                 let steps = node::install(self, folder);
                 self.steps.extend(steps);
             }

@@ -45,6 +45,9 @@ pub fn components(
     for runtime in declared {
         cx.install(runtime, top.root());
     }
+    for component in components.values() {
+        cx.ask_version(component.runtime, top.root());
+    }
     Some(components)
 }
 

@@ -41,13 +41,19 @@ fn a_server_that_was_away_gives_nodes_time_to_come_back_before_it_says_no_room()
     s.later(Millis::secs(600));
     s.world.connected.clear();
     s.world.since = s.now;
-    check(&s.settle(), expect![[r#"
+    check(
+        &s.settle(),
+        expect![[r#"
         wait d1: no node has room for the build: a is not connected
-    "#]]);
+    "#]],
+    );
     s.later(Millis::secs(15));
-    check(&s.settle(), expect![[r#"
+    check(
+        &s.settle(),
+        expect![[r#"
         d1 failed: no_capacity: no node has room for the build: a is not connected
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
@@ -57,14 +63,20 @@ fn an_instance_that_became_ready_while_the_server_was_away_is_not_late() {
     s.settle();
     s.later(Millis::secs(600));
     s.world.since = s.now;
-    check(&s.settle(), expect![[r#"
+    check(
+        &s.settle(),
+        expect![[r#"
         wait d1: `web` is not reported yet
-    "#]]);
+    "#]],
+    );
     s.ready(s.running(d)[0]);
-    check(&s.settle(), expect![[r#"
+    check(
+        &s.settle(),
+        expect![[r#"
         shift to d1, drain []
         wait d1: the gateways have not confirmed the new routes yet
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
@@ -80,11 +92,14 @@ fn the_time_of_a_single_component_begins_when_the_old_one_is_gone() {
     s.later(Millis::secs(120));
     s.settle();
     s.all_stopped_are_gone();
-    check(&s.settle(), expect![[r#"
+    check(
+        &s.settle(),
+        expect![[r#"
         forget i1 (web)
         place web of d2 on node a
         wait d2: `web` is not reported yet
-    "#]]);
+    "#]],
+    );
     assert_eq!(s.running(second).len(), 1);
 }
 
@@ -104,19 +119,25 @@ fn room_that_is_being_given_back_is_waited_for() {
     s.world.edge.busy.insert(old);
     s.settle();
     s.deploy(spec(&[("web", web(1))]));
-    check(&s.settle(), expect![[r#"
+    check(
+        &s.settle(),
+        expect![[r#"
         cut a release for d3
         wait d3: no node has room for `web`: a has 88MiB of memory free
         wait i1 (web): draining: requests are under way
-    "#]]);
+    "#]],
+    );
     s.world.edge.busy.clear();
     s.settle();
     s.all_stopped_are_gone();
-    check(&s.settle(), expect![[r#"
+    check(
+        &s.settle(),
+        expect![[r#"
         forget i1 (web)
         place web of d3 on node a
         wait d3: `web` is not reported yet
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
@@ -132,11 +153,14 @@ fn builds_of_one_org_are_counted_within_a_plan_too() {
     s.app = other.id;
     s.world.apply(Change::App(Box::new(other)));
     s.deploy_built(spec(&[("web", web(1))]));
-    check(&s.settle(), expect![[r#"
+    check(
+        &s.settle(),
+        expect![[r#"
         build d1 on node a
         wait d1: the build is running
         wait d2: 1 builds of its org are running, of 1 at once
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
@@ -149,15 +173,21 @@ fn what_others_find_by_name_keeps_its_drain() {
     s.running(second).into_iter().for_each(|id| s.ready(id));
     s.settle();
     s.gateway_follows();
-    check(&s.settle(), expect![[r#"
+    check(
+        &s.settle(),
+        expect![[r#"
         d2 is live []
         stop i2 (web): drained
         wait i1 (internal): draining: requests are under way
-    "#]]);
+    "#]],
+    );
     s.later(Millis::secs(15));
-    check(&s.settle(), expect![[r#"
+    check(
+        &s.settle(),
+        expect![[r#"
         stop i1 (internal): its time to drain is over
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
@@ -170,12 +200,15 @@ fn a_node_that_will_not_come_back_gives_up_what_it_had() {
     s.world.connected.clear();
     s.node("b", Bytes::gib(8));
     s.world.apply(Change::NodeGone(gone));
-    check(&s.settle(), expect![[r#"
+    check(
+        &s.settle(),
+        expect![[r#"
         forget i1 (web)
         forget i2 (job)
         place web of d1 on node b
         the run ended: gone without a trace (a reboot?)
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
@@ -185,14 +218,20 @@ fn a_build_whose_node_is_gone_begins_again_elsewhere() {
     s.settle();
     let gone = *s.world.nodes.keys().next().unwrap();
     s.world.apply(Change::NodeGone(gone));
-    check(&s.settle(), expect![[r#"
+    check(
+        &s.settle(),
+        expect![[r#"
         wait d1: no node for another attempt: there is no node
-    "#]]);
+    "#]],
+    );
     s.node("b", Bytes::gib(8));
-    check(&s.settle(), expect![[r#"
+    check(
+        &s.settle(),
+        expect![[r#"
         build d1 again, attempt 2
         wait d1: the build is running
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
@@ -204,10 +243,13 @@ fn a_run_that_cannot_begin_ends_and_says_so() {
     let id = s.instances().iter().find(|i| i.run.is_some()).unwrap().id;
     let cause = Cause::new(CauseCode::SourceLost, "its artifact is gone");
     s.report(id, |r| r.phase = InstancePhase::Stuck { cause });
-    check(&s.settle(), expect![[r#"
+    check(
+        &s.settle(),
+        expect![[r#"
         the run ended: not started: its artifact is gone
         stop i2 (job): its run is over
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]

@@ -156,7 +156,7 @@ fn an_instance_that_is_never_ready_fails_the_deployment_in_time() {
     check(
         &s.settle(),
         expect![[r#"
-            d1 failed: probe_failed: `web` was not ready within 1m: it is not reported yet
+            d1 failed: probe_failed: `web` was not ready within 1m: its node has not reported it
             stop i1 (web): its deployment did not become live
         "#]],
     );
