@@ -1,6 +1,7 @@
-//! `insula cancel`: ends a deployment that has not ended; what served goes on serving.
+//! `insula cancel`: ends a deployment or a run that has not ended; what served goes on serving.
 
 use insula_wire::rest::deployment::Deployment;
+use insula_wire::rest::run::Run;
 
 use crate::context::{Cx, Guess};
 use crate::failure::{Failure, Outcome};
@@ -10,13 +11,17 @@ const LOOKED_AT: usize = 20;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// By id [default: the app's that is under way]
-    deployment: Option<String>,
+    /// A deployment or a run, by id [default: the app's deployment that is under way]
+    id: Option<String>,
 }
 
 pub async fn run(args: Args, cx: &Cx) -> Outcome {
     cx.require_sign_in()?;
-    let id = match args.deployment {
+    let id = match args.id {
+        Some(id) if id.starts_with("run_") => {
+            let ended: Run = cx.client().act(&cx.org(&["runs", &id, "cancel"])).await?;
+            return cx.terminal.answer(&ended, |_| format!("{} is {}\n", ended.id, ended.state));
+        }
         Some(id) => id,
         None => {
             let app = cx.app(Guess::No).await?;
