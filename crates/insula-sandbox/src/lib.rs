@@ -60,8 +60,8 @@ pub use launcher::HIDDEN_ARGUMENT;
 pub use probe::Capability;
 pub use process::{Listener, Process};
 pub use record::{Driver, RECORD_SCHEMA, Record, RecordError, SandboxDir};
-pub use rustix::process::Signal;
 pub use runtime::{ControlError, Fate, LaunchError, OpenError, Runtime, RuntimeConfig, Swept};
+pub use rustix::process::Signal;
 pub use spec::{
     APP_DIR, APP_UID, AppLayer, BIN_DIR, Bind, Limits, Mode, Network, SandboxSpec, SpecError,
     UID_BASE_MIN, UID_RANGE, Upper,
