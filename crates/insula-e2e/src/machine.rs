@@ -181,6 +181,10 @@ impl Machine {
     }
 
     pub fn up(&mut self) -> Result<()> {
+        if let Some(mut killed) = self.up.take() {
+            // A signal is not an end yet.
+            killed.wait()?;
+        }
         let log = std::fs::File::options().create(true).append(true).open(&self.log)?;
         let mut child = self
             .command()
