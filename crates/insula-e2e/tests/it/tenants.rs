@@ -249,3 +249,87 @@ fn a_token_of_one_org_finds_nothing_of_another() -> Result<()> {
 fn story_is_alive(app: &App<'_>) -> Result<bool> {
     Ok(app.visit("/")?.status == 200 && !app.list("instances")?.is_empty())
 }
+
+/// Tries, while it is built, what it will be asked for when it runs.
+const PRYING: &str = r#"const fs = require('fs'), net = require('net')
+const tcp = (to) => new Promise((done) => {
+  const [host, port] = to.split(':')
+  const socket = net.connect({ host, port: Number(port), timeout: 1500 })
+  const end = (word) => { socket.destroy(); done(word) }
+  socket.on('connect', () => end('reached'))
+  socket.on('error', (e) => end('no ' + e.code))
+  socket.on('timeout', () => end('no TIMEOUT'))
+})
+const read = (path) => { try { return 'read ' + fs.readFileSync(path, 'latin1').slice(0, 200) } catch (e) { return 'no ' + e.code } }
+const list = (path) => { try { return 'read ' + fs.readdirSync(path) } catch (e) { return 'no ' + e.code } }
+;(async () => {
+  const out = { env: process.env, reads: {}, lists: {}, ways: {} }
+  for (const p of @READS@) out.reads[p] = read(p)
+  for (const p of @LISTS@) out.lists[p] = list(p)
+  for (const t of @WAYS@) out.ways[t] = await tcp(t)
+  fs.mkdirSync('dist', { recursive: true })
+  fs.writeFileSync('dist/index.html', JSON.stringify(out))
+  for (const [name, target] of Object.entries({ absolute: '/etc/passwd', climbs: '../../../../../../etc/passwd', proc: '/proc/self/environ' }))
+    try { fs.symlinkSync(target, 'dist/' + name) } catch (e) { console.log(e) }
+})()
+"#;
+
+#[test]
+fn a_build_reaches_no_more_than_an_app() -> Result<()> {
+    let machine = Machine::start()?;
+    let source = explorer::folder()?;
+    let all = "/v1/orgs/default/projects/default/environments";
+    good(&machine.api("POST", all, Some(&json!({"name": "staging"})))?)?;
+    let path = source.path().to_str().context("path")?;
+    machine.json(&["deploy", path, "--app", "victim", "--env", "staging"])?;
+    let victim = App::find(&machine, "victim")?;
+    let listener = TcpListener::bind("0.0.0.0:0")?;
+    let port = listener.local_addr()?.port();
+    let mut ways = vec![endpoint(&victim)?, "169.254.169.254:80".into(), "10.255.255.1:80".into()];
+    let mut hosts = host_addresses()?;
+    hosts.push(way_out(&victim)?);
+    hosts.push("127.0.0.1".into());
+    for host in hosts {
+        let ours = [port, machine.api.port(), machine.edge.port(), 22];
+        ways.extend(ours.map(|port| format!("{host}:{port}")));
+    }
+    // The way out may be an address of the host that was listed already.
+    ways.sort();
+    ways.dedup();
+    let data = machine.data().display().to_string();
+    let within = |path: &str| format!("{data}/{path}");
+    let reads: Vec<String> =
+        ["operator.json", "master.key", "server/insula.db", "agent/node.key"].map(within).into();
+    let reads = [reads, vec!["/etc/shadow".into(), "/root/.ssh/id_rsa".into()]].concat();
+    let lists = ["/root".to_owned(), data.clone(), within("logs"), "/var/lib".into()];
+    let script = PRYING
+        .replace("@READS@", &json!(reads).to_string())
+        .replace("@LISTS@", &json!(lists).to_string())
+        .replace("@WAYS@", &json!(ways).to_string());
+    let toml =
+        "[components.site]\nkind = \"static\"\nroot = \"dist\"\nbuild = { runtime = \"node\" }\n";
+    let prying = insula_e2e::folder::with(&[
+        ("package.json", r#"{"scripts": {"build": "node pry.js"}}"#),
+        ("pry.js", &script),
+        ("insula.toml", toml),
+    ])?;
+    machine.deploy(prying.path(), "prying")?;
+    let app = App::find(&machine, "prying")?;
+    let found: Value = serde_json::from_str(&app.visit("/")?.text())?;
+    let tried = |key: &str| found[key].as_object().cloned().unwrap_or_default();
+    ensure!(tried("ways").len() == ways.len() && tried("reads").len() == reads.len(), "{found}");
+    for (what, came) in tried("ways").into_iter().chain(tried("reads")) {
+        ensure!(came.as_str().is_some_and(|c| c.starts_with("no ")), "{what}: {came}");
+    }
+    for (what, came) in tried("lists") {
+        let came = came.as_str().unwrap_or_default().to_owned();
+        ensure!(came.starts_with("no ") || came == "read ", "{what}: {came}");
+    }
+    let operator = machine.operator_token()?;
+    ensure!(!found.to_string().contains(&operator), "the operator's token is in {found}");
+    for name in ["absolute", "climbs", "proc"] {
+        let answer = app.visit(&format!("/{name}"))?;
+        ensure!(answer.status == 404, "/{name}: {} {}", answer.status, answer.text());
+    }
+    Ok(())
+}
