@@ -86,10 +86,29 @@ pub(crate) fn report(
 /// Runs in the launcher, which has one thread.
 pub(crate) fn attempt(mode: Mode, scratch: &Path) -> Vec<Capability> {
     let mut lines = vec![namespaces(mode), filter()];
-    if mode == Mode::Root {
-        lines.push(owners(scratch));
+    match mode {
+        Mode::Root => lines.push(owners(scratch)),
+        Mode::User => lines.push(folders()),
     }
     lines
+}
+
+/// A user's overlay marks a removed folder by a `user.` attribute, which files in memory did not
+/// always have.
+fn folders() -> Capability {
+    use rustix::fs::{MemfdFlags, XattrFlags, fsetxattr, memfd_create};
+    const NAME: &str = "removed folders";
+    // Any file in memory tells of all of them.
+    let tried = memfd_create(c"insula-probe", MemfdFlags::CLOEXEC)
+        .and_then(|file| fsetxattr(&file, c"user.overlay.opaque", b"y", XattrFlags::empty()));
+    match tried {
+        Ok(()) => Capability::yes(NAME, "an app may remove folders of its own code"),
+        Err(error) => Capability::no(
+            NAME,
+            format!("an app cannot remove or rename folders of its own code ({error})"),
+            "use Linux 6.6 or newer, or run as root",
+        ),
+    }
 }
 
 fn filter() -> Capability {

@@ -41,6 +41,11 @@ pub enum LayoutError {
     )]
     ReadOnly { path: PathBuf },
     #[error(
+        "processes stand in the top control group {path} itself, as in a container, so nothing below \
+         it can be limited; move them to a group below, or start outside of the container"
+    )]
+    Crowded { path: PathBuf },
+    #[error(
         "`{0}` is not a name for a control group: letters, digits, `-`, `_`, `.`, and `/` between"
     )]
     Name(String),
@@ -83,6 +88,9 @@ impl Layout {
             if access(&top, Access::WRITE_OK).is_err() {
                 return Err(LayoutError::ReadOnly { path: top });
             }
+            if group.version == Version::V2 && crowded(group, &top) {
+                return Err(LayoutError::Crowded { path: top });
+            }
             group.path = top.join(parent);
         }
         Ok(Self { parents: parents.into_iter().map(|(group, _)| group).collect() })
@@ -109,6 +117,17 @@ impl Layout {
         }
         lines.join("; ")
     }
+}
+
+/// Whether the kernel will refuse to hand our controllers down from here. Outside of the real top,
+/// which has no type, a group limits either its own processes or groups below.
+fn crowded(group: &Group, top: &Path) -> bool {
+    let read = |file: &str| std::fs::read_to_string(top.join(file));
+    let held = read("cgroup.subtree_control").unwrap_or_default();
+    let is_held = |c: &Controller| held.split_ascii_whitespace().any(|name| name == c.name());
+    !group.controllers.iter().all(is_held)
+        && read("cgroup.type").is_ok()
+        && read("cgroup.procs").is_ok_and(|processes| !processes.is_empty())
 }
 
 /// Which hierarchy serves which controller. Pure.
@@ -283,6 +302,25 @@ mod tests {
         let trees = parse(&format!("{V1}{UNIFIED}"), own);
         let own: Vec<_> = trees.iter().map(|tree| tree.own.as_str()).collect();
         assert_eq!(own, ["/b", "/a", "/", "/", "/", "/c"]);
+    }
+
+    #[test]
+    fn a_group_with_processes_cannot_be_the_top_unless_it_is_the_real_one() {
+        let top = tempfile::tempdir().unwrap();
+        let path = top.path().to_path_buf();
+        let write = |file: &str, text: &str| std::fs::write(path.join(file), text).unwrap();
+        let controllers = vec![Controller::Memory, Controller::Cpu];
+        let group = Group { version: Version::V2, controllers, path: path.clone() };
+        write("cgroup.procs", "1\n");
+        write("cgroup.subtree_control", "memory pids");
+        assert!(!crowded(&group, &path), "the real top has no type");
+        write("cgroup.type", "domain");
+        assert!(crowded(&group, &path));
+        write("cgroup.procs", "");
+        assert!(!crowded(&group, &path), "nobody is in the way");
+        write("cgroup.procs", "1\n");
+        write("cgroup.subtree_control", "cpu memory pids");
+        assert!(!crowded(&group, &path), "nothing has to be handed down");
     }
 
     #[test]

@@ -85,13 +85,15 @@ impl Group {
         let parent = self.parent();
         // Somebody may remove the empty parent between our two steps; then we make it again.
         for last in [false, false, true] {
-            self.create_parent(parent)?;
+            fs::create_dir_all(parent).map_err(failed("make the control group", parent))?;
             match fs::create_dir(&self.path) {
                 Ok(()) => break,
                 Err(error) if error.kind() == io::ErrorKind::NotFound && !last => {}
                 Err(error) => return Err(failed("make the control group", &self.path)(error)),
             }
         }
+        // Only now, for with our group in it the parent stays: a new one would have no controllers.
+        self.enable_above()?;
         for (file, value, needed) in self.settings(limits) {
             let path = self.path.join(file);
             match fs::write(&path, &value) {
@@ -107,19 +109,30 @@ impl Group {
         self.path.parent().unwrap_or(&self.path)
     }
 
-    fn create_parent(&self, parent: &Path) -> Result<(), GroupError> {
-        fs::create_dir_all(parent).map_err(failed("make the control group", parent))?;
-        if self.version == Version::V2 && !self.controllers.is_empty() {
-            // From the top: a group has a controller only when its parent hands it down.
-            let above: Vec<&Path> = parent
-                .ancestors()
-                .take_while(|group| group.join("cgroup.subtree_control").exists())
-                .collect();
-            for group in above.into_iter().rev() {
-                self.hand_down(group)?;
+    /// Gives this group its controllers: it has only what each group above hands down. What is
+    /// handed down already is let alone.
+    fn enable_above(&self) -> Result<(), GroupError> {
+        if self.version == Version::V1 || self.controllers.is_empty() {
+            return Ok(());
+        }
+        // Until the parent hands a controller down too, nothing keeps systemd from taking it back at
+        // the top, where no unit of its own may need it; then the next write finds none.
+        for last in [false, false, true] {
+            match self.hand_down_from_top() {
+                Err(error) if error.source.kind() == io::ErrorKind::NotFound && !last => {}
+                outcome => return outcome,
             }
         }
         Ok(())
+    }
+
+    fn hand_down_from_top(&self) -> Result<(), GroupError> {
+        let above: Vec<&Path> = self
+            .parent()
+            .ancestors()
+            .take_while(|group| group.join("cgroup.subtree_control").exists())
+            .collect();
+        above.into_iter().rev().try_for_each(|group| self.hand_down(group))
     }
 
     fn hand_down(&self, from: &Path) -> Result<(), GroupError> {
@@ -272,7 +285,7 @@ mod tests {
         fs::write(parent.join("cgroup.subtree_control"), "").unwrap();
         let controllers = vec![Controller::Memory, Controller::Cpu];
         let group = Group { version: Version::V2, controllers, path: parent.join("id") };
-        group.create_parent(&parent).unwrap();
+        group.enable_above().unwrap();
         let shown = |dir: &Path| fs::read_to_string(dir.join("cgroup.subtree_control")).unwrap();
         assert_eq!(shown(top.path()), "cpu memory pids", "not ours to change when it is there");
         assert_eq!(shown(&above), "+cpu");

@@ -11,6 +11,7 @@ mod limit;
 mod log;
 mod network;
 mod remains;
+mod service;
 mod user;
 
 /// Runs before `main`, like every function in this section.
