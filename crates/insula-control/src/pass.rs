@@ -279,6 +279,7 @@ impl Loop {
         }
         let world = &self.world;
         self.cx.hub.retain_usage(|id| world.instances.contains_key(id));
+        self.cx.hub.retain_traffic(|app, _| world.apps.contains_key(app));
         sent
     }
 
