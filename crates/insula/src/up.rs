@@ -109,7 +109,10 @@ async fn supervise_all(args: &Args, data: &Data, root: bool) -> anyhow::Result<E
         Ok(()) => Ok(shutdown.requested().await),
         Err(error) => Err(error),
     };
-    shutdown.begin(Cause::Own);
+    if !shutdown.begun() {
+        // Only then: asking twice means that somebody does not want to wait for the apps.
+        shutdown.begin(Cause::Own);
+    }
     // An error means that every role has ended by itself.
     let _ = end.send(true);
     for task in running {
