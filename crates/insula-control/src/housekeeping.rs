@@ -64,8 +64,12 @@ async fn round(cx: &Cx) -> Result<(), RoundError> {
         rows.iter().filter_map(|row| if let Change::Org(org) = row { Some(org) } else { None });
     for org in orgs {
         let own = apps.iter().filter(|(of, _)| *of == org.id).map(|(_, app)| *app).collect();
-        drop_artifacts(cx, org.id, own, org.quota.releases_kept, now).await?;
-        collect_blobs(cx, org.id, now).await?;
+        // What fails for one org is done for the others.
+        let dropped = drop_artifacts(cx, org.id, own, org.quota.releases_kept, now).await;
+        let collected = collect_blobs(cx, org.id, now).await;
+        for error in [dropped, collected].into_iter().filter_map(Result::err) {
+            warn!(org = %org.id, error = &error as &dyn std::error::Error, "housekeeping failed");
+        }
     }
     Ok(())
 }

@@ -13,8 +13,12 @@ pub fn waits<'a>(plan: &'a Plan, subject: &'a str) -> impl Iterator<Item = &'a s
     plan.waits.iter().filter(move |w| w.subject == subject).map(|w| w.reason.as_str())
 }
 
-pub fn instance(instance: &Instance) -> Vec<String> {
+pub fn instance(world: &World, instance: &Instance) -> Vec<String> {
     let mut said = Vec::new();
+    if !world.connected.contains(&instance.node) {
+        let name = world.nodes.get(&instance.node).map_or("its node", |node| node.name.as_str());
+        said.push(format!("{name} is not connected; this is what it said last"));
+    }
     match instance.intent {
         Intent::Run => said.push("it should run".to_owned()),
         Intent::Drain { since } => {
@@ -91,7 +95,7 @@ pub fn app(world: &World, app: AppId, plan: &Plan) -> Vec<String> {
     for i in world.instances_of(app.id) {
         let ready = i.observed.present().is_some_and(|r| r.phase == InstancePhase::Ready);
         if !ready || i.intent != Intent::Run {
-            said.push(format!("{} ({}): {}", i.id, i.component, instance(i).join("; ")));
+            said.push(format!("{} ({}): {}", i.id, i.component, instance(world, i).join("; ")));
         }
     }
     said

@@ -41,7 +41,7 @@ async fn explain(cx: Cx) -> Result<Reply, ApiError> {
             if let Ok(id) = asked.parse::<InstanceId>() {
                 let found = instances::get(tx, org, id)?;
                 let found = found.ok_or_else(|| ApiError::not_found("instance"))?;
-                let mut said = why::instance(&found);
+                let mut said = why::instance(world, &found);
                 said.extend(why::waits(plan, &asked).map(str::to_owned));
                 return Ok(said);
             }
