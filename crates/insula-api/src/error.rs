@@ -86,7 +86,13 @@ impl ApiError {
     pub fn answer(self, request: &RequestId) -> Response {
         if let Some(source) = &self.log_only {
             let causes = chain(source.as_ref());
-            tracing::error!(code = %self.code, error = causes, "a request failed");
+            // What the one who asked did wrong is no news: a stranger who hangs up in the middle of
+            // every body would fill the log, and bury what is ours to mend.
+            if self.problem.status >= 500 {
+                tracing::error!(code = %self.code, error = causes, "a request failed");
+            } else {
+                tracing::debug!(code = %self.code, error = causes, "a request was refused");
+            }
         }
         let mut problem = self.problem;
         problem.request_id = Some(request.as_str().into());
@@ -210,6 +216,54 @@ impl From<insula_vault::VaultError> for ApiError {
         match error {
             insula_vault::VaultError::Write(error) => error.into(),
             error => Self::internal(error),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Kept(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Kept {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// What the log of an operator, who sees `INFO`, says of an error that is answered.
+    fn logged(error: ApiError) -> String {
+        let kept = Kept::default();
+        let writer = kept.clone();
+        let log = tracing_subscriber::fmt()
+            .with_max_level(tracing::Level::INFO)
+            .with_ansi(false)
+            .with_writer(move || writer.clone())
+            .finish();
+        let request = "req_0123456789abcdef01234567".parse().unwrap();
+        tracing::subscriber::with_default(log, || drop(error.answer(&request)));
+        String::from_utf8(kept.0.lock().unwrap().clone()).unwrap()
+    }
+
+    #[test]
+    fn a_stranger_who_hangs_up_does_not_fill_the_log() {
+        let cause = || io::Error::other("cut off");
+        for code in [Code::BadRequest, Code::Timeout] {
+            assert_eq!(logged(ApiError::new(code, "not whole").log_only(cause())), "", "{code}");
+        }
+        for code in [Code::Internal, Code::Unavailable, Code::DiskFull] {
+            let said = logged(ApiError::new(code, "ours").log_only(cause()));
+            assert!(said.contains("ERROR") && said.contains("cut off"), "{code}: {said:?}");
         }
     }
 }
