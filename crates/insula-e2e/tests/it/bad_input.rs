@@ -77,7 +77,8 @@ fn what_cannot_be_deployed_is_refused_before_it_is_sent() -> Result<()> {
              [components.Bad_Name]\nkind = \"robot\"\n",
         ),
     ])?;
-    let (_, report) = cause(&machine, mistaken.path(), "mistaken")?;
+    let (code, report) = cause(&machine, mistaken.path(), "mistaken")?;
+    ensure!(code == "invalid_spec", "{report}");
     let errors = report["cause"]["errors"].as_array().context("errors")?;
     for key in ["shoe_size", "port", "memory", "instances", "path", "isolation", "Bad_Name"] {
         let told = errors.iter().any(|e| e.to_string().contains(key));
@@ -92,7 +93,6 @@ fn what_cannot_be_deployed_is_refused_before_it_is_sent() -> Result<()> {
     cause(&machine, empty.path(), "empty")?;
 
     let old = folder::python("anyway")?;
-    std::fs::remove_file(old.path().join("Procfile"))?;
     folder::write(old.path(), ".python-version", "2.6.9\n")?;
     let report = machine.deploy(old.path(), "old")?;
     ensure!(report["warnings"].to_string().contains("2.6.9"), "{report}");
