@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::Body;
@@ -121,7 +121,8 @@ async fn admitted(
         (Some(caller), true) => Some(api.heavy_place(caller.token)?),
         (_, _) => None,
     };
-    let body = take_body(&route, parts, body).await?;
+    let patience = Patience::with(caller.as_ref());
+    let body = take_body(&route, parts, body, patience).await?;
     let cx = Cx {
         api,
         names,
@@ -269,16 +270,40 @@ fn is_heavy(body: &BodyKind) -> bool {
     }
 }
 
-async fn take_body(route: &Route, parts: &Parts, body: Body) -> Result<Input, ApiError> {
+/// How much of a body is taken from somebody, and for how long.
+#[derive(Debug, Clone, Copy)]
+struct Patience {
+    bytes_max: usize,
+    time: Duration,
+}
+
+impl Patience {
+    fn with(caller: Option<&Caller>) -> Self {
+        match caller {
+            Some(_) => Self { bytes_max: usize::MAX, time: limits::JSON_BODY_TIME },
+            None => Self {
+                bytes_max: limits::STRANGER_BODY_BYTES_MAX,
+                time: limits::STRANGER_BODY_TIME,
+            },
+        }
+    }
+}
+
+async fn take_body(
+    route: &Route,
+    parts: &Parts,
+    body: Body,
+    patience: Patience,
+) -> Result<Input, ApiError> {
     let media_type = parts.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
     let media_type = media_type.map(|value| value.split(';').next().unwrap_or_default().trim());
     match &route.body {
         BodyKind::None => {
             // Nothing is expected; a few bytes are no reason to refuse, more are a mistake.
-            whole(body, parts, limits::JSON_BODY_BYTES_MAX).await.map(|_| Input::None)
+            whole(body, parts, limits::JSON_BODY_BYTES_MAX, patience).await.map(|_| Input::None)
         }
         BodyKind::Json { bytes_max, optional, .. } => {
-            let bytes = whole(body, parts, *bytes_max).await?;
+            let bytes = whole(body, parts, *bytes_max, patience).await?;
             let json = media_type.is_some_and(|name| name.eq_ignore_ascii_case("application/json"));
             let left_out = bytes.is_empty() && *optional;
             if !(json || left_out) {
@@ -302,14 +327,20 @@ fn another_media_type(taken: &[&str]) -> ApiError {
 }
 
 /// The whole body, within a size and a time.
-async fn whole(body: Body, parts: &Parts, bytes_max: usize) -> Result<Bytes, ApiError> {
+async fn whole(
+    body: Body,
+    parts: &Parts,
+    bytes_max: usize,
+    patience: Patience,
+) -> Result<Bytes, ApiError> {
+    let bytes_max = bytes_max.min(patience.bytes_max);
     let announced = parts.headers.get(header::CONTENT_LENGTH);
     let announced = announced.and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
     if announced.is_some_and(|announced| announced > bytes_max) {
         return Err(too_large(bytes_max));
     }
     let read = read_up_to(body, bytes_max);
-    tokio::time::timeout(limits::JSON_BODY_TIME, read).await.unwrap_or_else(|_| Err(too_slow()))
+    tokio::time::timeout(patience.time, read).await.unwrap_or_else(|_| Err(too_slow()))
 }
 
 async fn read_up_to(mut body: Body, bytes_max: usize) -> Result<Bytes, ApiError> {
@@ -354,4 +385,26 @@ fn too_large(bytes_max: usize) -> ApiError {
 fn too_slow() -> ApiError {
     ApiError::new(Code::Timeout, "the body did not arrive in time")
         .hint("try again with the same Idempotency-Key")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_body_that_stands_still_is_waited_for_as_long_as_its_sender_is_worth() {
+        let stranger = Patience::with(None);
+        assert_eq!(stranger.time, limits::STRANGER_BODY_TIME);
+        assert!(stranger.time < limits::BODY_STALL);
+        // The first bytes of one that never goes on.
+        let begun = futures_util::stream::iter([Ok::<_, std::io::Error>(Bytes::from("{"))]);
+        let body = Body::from_stream(futures_util::StreamExt::chain(
+            begun,
+            futures_util::stream::pending(),
+        ));
+        let (parts, ()) = Request::new(()).into_parts();
+        let patience = Patience { time: Duration::from_millis(1), ..stranger };
+        let refused = whole(body, &parts, limits::JSON_BODY_BYTES_MAX, patience).await;
+        assert_eq!(refused.unwrap_err().code(), Code::Timeout);
+    }
 }

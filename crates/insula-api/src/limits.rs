@@ -23,6 +23,11 @@ pub const HEADERS_TIME: Duration = Duration::from_secs(10);
 pub const BODY_STALL: Duration = Duration::from_secs(30);
 /// A JSON body as a whole, so that one byte every 29 seconds is no way to stay.
 pub const JSON_BODY_TIME: Duration = Duration::from_secs(120);
+/// The whole body of a request without a credential: a few hundred bytes, in one packet. Whoever
+/// sends it drop by drop holds a place that somebody with a credential wants.
+pub const STRANGER_BODY_TIME: Duration = Duration::from_secs(5);
+/// An address, a password, the secret of an invitation; times all places, 16 MiB and not a gigabyte.
+pub const STRANGER_BODY_BYTES_MAX: usize = 16 * 1024;
 /// All headers of a request together.
 pub const HEADERS_BYTES_MAX: usize = 32 * 1024;
 pub const HEADERS_MAX: usize = 100;

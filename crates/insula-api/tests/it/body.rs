@@ -61,6 +61,11 @@ async fn a_body_beyond_its_limit_is_refused_by_its_length_and_by_its_bytes() {
     let with = With::token(&stage.operator).body("application/json", large.clone());
     stage.send("POST", "/v1/orgs", with).await.refused(413, "body_too_large");
 
+    // A stranger has less to say.
+    let long = format!("{{\"email\":\"{}\",\"password\":\"x\"}}", "x".repeat(16 << 10));
+    let with = With::token("").body("application/json", long.into_bytes());
+    stage.send("POST", "/v1/sign-in", with).await.refused(413, "body_too_large");
+
     // Without a length, in chunks that go on.
     let mut raw = TcpStream::connect(stage.address).await.unwrap();
     let head = format!(
