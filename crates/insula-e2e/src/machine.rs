@@ -36,6 +36,8 @@ pub struct Machine {
     pub edge: SocketAddr,
     pool: String,
     program: PathBuf,
+    /// More of the environment that every command starts in.
+    pub environment: Vec<(String, String)>,
     /// More arguments for `up`.
     pub more: Vec<String>,
     log: PathBuf,
@@ -109,6 +111,7 @@ impl Machine {
         let log = folder.path().join("up.log");
         Ok(Self {
             folder,
+            environment: Vec::new(),
             up: None,
             api: free_port()?,
             edge: free_port()?,
@@ -163,6 +166,7 @@ impl Machine {
         if let Some(user) = self.user {
             command.uid(user).gid(user).env("HOME", self.folder.path());
         }
+        command.envs(self.environment.iter().cloned());
         command
     }
 

@@ -22,10 +22,22 @@ const END_TIME_MAX: Duration = Duration::from_secs(10);
 pub struct Role {
     pub name: &'static str,
     pub args: Vec<String>,
-    pub env: Vec<(String, String)>,
+    pub environment: Environment,
     /// User and group, for a role that must have no privilege.
     pub user: Option<(u32, u32)>,
 }
+
+/// What a role gets of the environment that `up` was started in: credentials stand in it.
+#[derive(Debug, Clone, Copy)]
+pub enum Environment {
+    Whole,
+    Without(&'static [&'static str]),
+    /// How to log, and nothing else: for what parses a stranger's bytes.
+    Logging,
+}
+
+/// What says how to log.
+const LOGGING: [&str; 2] = [insula_kit::telemetry::FILTER_VARIABLE, "NO_COLOR"];
 
 /// The path of the program that runs now, whatever has become of its file since.
 const SELF: &str = "/proc/self/exe";
@@ -36,7 +48,6 @@ impl Role {
         command
             .arg0("insula")
             .args(&self.args)
-            .envs(self.env.iter().map(|(k, v)| (k, v)))
             .env(crate::SUPERVISOR, std::process::id().to_string())
             // Nobody keeps a folder from being unmounted, and everybody may stand in this one.
             .current_dir("/")
@@ -44,6 +55,19 @@ impl Role {
             .stdout(Stdio::null())
             // Its own group: Ctrl-C is for the supervisor to hear and to translate.
             .process_group(0);
+        match self.environment {
+            Environment::Whole => {}
+            Environment::Without(names) => {
+                for name in names {
+                    command.env_remove(name);
+                }
+            }
+            Environment::Logging => {
+                command.env_clear().env(crate::SUPERVISOR, std::process::id().to_string());
+                let kept = LOGGING.iter().filter_map(|name| Some((name, std::env::var_os(name)?)));
+                command.envs(kept);
+            }
+        }
         if let Some((user, group)) = self.user {
             command.uid(user).gid(group);
         }

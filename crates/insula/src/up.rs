@@ -14,8 +14,9 @@ use tokio::sync::watch;
 use tracing::error;
 
 use crate::data::Data;
+use crate::role::blobs::CREDENTIALS;
 use crate::role::gateway::GATEWAY_USER;
-use crate::supervise::{self, Role};
+use crate::supervise::{self, Environment, Role};
 
 /// How long the roles may take to answer for the first time.
 const READY_TIME_MAX: Duration = Duration::from_secs(30);
@@ -143,11 +144,11 @@ async fn supervise_all(args: &Args, data: &Data, root: bool) -> anyhow::Result<E
 fn roles(args: &Args, data: &Data, root: bool) -> anyhow::Result<Vec<Role>> {
     let path = data.root().to_str().context("the data folder's path is not UTF-8")?.to_owned();
     let format = if args.log_json { "json" } else { "auto" };
-    let role = |name: &'static str, more: &[String], user| {
+    let role = |name: &'static str, more: &[String], environment, user| {
         let mut all: Vec<String> =
             [name, "--data", &path, "--log-format", format].map(str::to_owned).to_vec();
         all.extend(more.iter().cloned());
-        Role { name, args: all, env: Vec::new(), user }
+        Role { name, args: all, environment, user }
     };
     let server = role(
         "server",
@@ -159,6 +160,7 @@ fn roles(args: &Args, data: &Data, root: bool) -> anyhow::Result<Vec<Role>> {
             "--domain".into(),
             args.domain.to_string(),
         ],
+        Environment::Whole,
         None,
     );
     let mut network = vec!["--pool".to_owned(), args.pool.clone()];
@@ -166,9 +168,9 @@ fn roles(args: &Args, data: &Data, root: bool) -> anyhow::Result<Vec<Role>> {
         network.extend(["--open".to_owned(), open.clone()]);
     }
     // Other ports of ours that apps must not reach follow from "nothing of the host".
-    let agent = role("agent", &network, None);
+    let agent = role("agent", &network, Environment::Without(&CREDENTIALS), None);
     let edge = ["--listen".to_owned(), args.edge.to_string()];
-    let gateway = role("gateway", &edge, root.then_some(GATEWAY_USER));
+    let gateway = role("gateway", &edge, Environment::Logging, root.then_some(GATEWAY_USER));
     Ok(vec![server, agent, gateway])
 }
 

@@ -293,3 +293,18 @@ http.server.ThreadingHTTPServer(("", int(os.environ["PORT"])), Probed).serve_for
     wait_for("one instance", MOMENT, || Ok(story::instances(&machine, "app")?.len() == 1))?;
     Ok(())
 }
+
+#[test]
+fn what_parses_a_strangers_bytes_inherits_no_credential() -> Result<()> {
+    let mut machine = Machine::prepare()?;
+    // Without an endpoint no S3 is asked; the keys are inherited all the same.
+    machine.environment.push(("INSULA_S3_SECRET_KEY".into(), "very-secret-key".into()));
+    machine.up()?;
+    for (role, may) in [("server", true), ("agent", false), ("gateway", false)] {
+        let pid = machine.role(role).with_context(|| format!("the {role}"))?;
+        let environment = std::fs::read(format!("/proc/{pid}/environ"))?;
+        let has = String::from_utf8_lossy(&environment).contains("very-secret-key");
+        ensure!(has == may, "the {role} {} the key", if has { "has" } else { "lacks" });
+    }
+    Ok(())
+}

@@ -24,6 +24,9 @@ pub struct BlobArgs {
 const ACCESS_KEY: &str = "INSULA_S3_ACCESS_KEY";
 const SECRET_KEY: &str = "INSULA_S3_SECRET_KEY";
 
+/// What only the server needs to know.
+pub const CREDENTIALS: [&str; 2] = [ACCESS_KEY, SECRET_KEY];
+
 impl BlobArgs {
     pub fn config(self, data: &Data) -> anyhow::Result<BlobConfig> {
         let Some(bucket) = self.s3_bucket else {

@@ -2,7 +2,7 @@
 
 pub mod agent;
 pub mod backup;
-mod blobs;
+pub mod blobs;
 mod build_env;
 pub mod gateway;
 pub mod master_key;
