@@ -28,6 +28,7 @@ pub fn ensure_host(config: &NetConfig) -> Result<(), NetError> {
     ensure_rules(config, &mut firewall)?;
     ensure_docker(config, &mut firewall)?;
     ensure_anchor(config)?;
+    ensure_nowhere(config)?;
     if !forwarding()? {
         fs::write(FORWARDING, "1")
             .map_err(|source| file("switch on forwarding in", FORWARDING, source))?;
@@ -184,6 +185,12 @@ fn ensure_anchor(config: &NetConfig) -> Result<(), NetError> {
     tolerate(added, &[libc::EEXIST])
 }
 
+fn ensure_nowhere(config: &NetConfig) -> Result<(), NetError> {
+    let doing = format!("make the free addresses of {} unreachable", config.pool());
+    let made = Socket::route()?.transact(&doing, vec![route::nowhere(config.pool())], |_| {});
+    tolerate(made, &[libc::EEXIST])
+}
+
 fn create_anchor(socket: &mut Socket, name: &str) -> Result<Link, NetError> {
     let mut last = None;
     for kind in ANCHOR_KINDS {
@@ -233,6 +240,9 @@ pub fn teardown_host(config: &NetConfig) -> Result<(), NetError> {
             delete_link(&mut socket, &link.name)?;
         }
     }
+    let doing = format!("forget the addresses of {}", config.pool());
+    let forgotten = socket.transact(&doing, vec![route::not_nowhere(config.pool())], |_| {});
+    tolerate(forgotten, &[libc::ESRCH])?;
     let mut firewall = Socket::netfilter()?;
     let docker = docker_rules(config, &mut firewall)?;
     if !docker.is_empty() {

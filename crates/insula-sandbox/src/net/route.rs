@@ -5,6 +5,7 @@
 use std::net::Ipv4Addr;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
+use super::config::Ipv4Cidr;
 use super::netlink::{ACK, CREATE, DUMP, EXCLUSIVE, REQUEST};
 use super::wire::{self, Message, Received};
 
@@ -15,6 +16,7 @@ const SET_LINK: u16 = 19;
 const NEW_ADDRESS: u16 = 20;
 const GET_ADDRESS: u16 = 22;
 const NEW_ROUTE: u16 = 24;
+const DELETE_ROUTE: u16 = 25;
 const NEW_NEIGHBOUR: u16 = 28;
 
 const IFLA_ADDRESS: u16 = 1;
@@ -41,6 +43,7 @@ const PROTOCOL_STATIC: u8 = 4;
 const SCOPE_UNIVERSE: u8 = 0;
 const SCOPE_LINK: u8 = 253;
 const TYPE_UNICAST: u8 = 1;
+const TYPE_UNREACHABLE: u8 = 7;
 const NEXT_HOP_ON_LINK: u32 = 4;
 const NEIGHBOUR_PERMANENT: u16 = 0x80;
 const UP: u32 = libc::IFF_UP as u32;
@@ -181,27 +184,14 @@ pub(super) fn read_address(received: Received<'_>) -> Option<(LinkIndex, Ipv4Add
 }
 
 /// `struct rtmsg`.
-fn route_header(prefix: u8, scope: u8, flags: u32) -> [u8; 12] {
+fn route_header(prefix: u8, scope: u8, kind: u8, flags: u32) -> [u8; 12] {
     let [a, b, c, d] = flags.to_ne_bytes();
-    [
-        libc::AF_INET as u8,
-        prefix,
-        0,
-        0,
-        TABLE_MAIN,
-        PROTOCOL_STATIC,
-        scope,
-        TYPE_UNICAST,
-        a,
-        b,
-        c,
-        d,
-    ]
+    [libc::AF_INET as u8, prefix, 0, 0, TABLE_MAIN, PROTOCOL_STATIC, scope, kind, a, b, c, d]
 }
 
 /// One address directly behind a link; `source` is what the host calls itself towards it.
 pub(super) fn route_to(address: Ipv4Addr, link: LinkIndex, source: Option<Ipv4Addr>) -> Message {
-    let mut message = Message::new(NEW_ROUTE, MAKE, &route_header(32, SCOPE_LINK, 0));
+    let mut message = Message::new(NEW_ROUTE, MAKE, &route_header(32, SCOPE_LINK, TYPE_UNICAST, 0));
     message.attribute(RTA_DST, &address.octets()).host_u32(RTA_OIF, link.0);
     if let Some(source) = source {
         message.attribute(RTA_PREFSRC, &source.octets());
@@ -210,9 +200,25 @@ pub(super) fn route_to(address: Ipv4Addr, link: LinkIndex, source: Option<Ipv4Ad
 }
 
 pub(super) fn default_route(gateway: Ipv4Addr, link: LinkIndex) -> Message {
-    let mut message =
-        Message::new(NEW_ROUTE, MAKE, &route_header(0, SCOPE_UNIVERSE, NEXT_HOP_ON_LINK));
+    let header = route_header(0, SCOPE_UNIVERSE, TYPE_UNICAST, NEXT_HOP_ON_LINK);
+    let mut message = Message::new(NEW_ROUTE, MAKE, &header);
     message.attribute(RTA_GATEWAY, &gateway.octets()).host_u32(RTA_OIF, link.0);
+    message
+}
+
+/// An address of the pool that no instance has is nowhere: without this it would be looked for at the
+/// host's own default gateway, and a stranger could answer for an app that has just ended.
+pub(super) fn nowhere(pool: Ipv4Cidr) -> Message {
+    let header = route_header(pool.prefix(), SCOPE_UNIVERSE, TYPE_UNREACHABLE, 0);
+    let mut message = Message::new(NEW_ROUTE, MAKE, &header);
+    message.attribute(RTA_DST, &pool.base().octets());
+    message
+}
+
+pub(super) fn not_nowhere(pool: Ipv4Cidr) -> Message {
+    let header = route_header(pool.prefix(), SCOPE_UNIVERSE, TYPE_UNREACHABLE, 0);
+    let mut message = Message::new(DELETE_ROUTE, REQUEST | ACK, &header);
+    message.attribute(RTA_DST, &pool.base().octets());
     message
 }
 

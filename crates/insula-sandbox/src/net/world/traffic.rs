@@ -73,6 +73,20 @@ fn the_outside_cannot_talk_on_to_the_next_owner_of_an_address() {
 }
 
 #[test]
+fn an_address_that_nobody_has_is_nowhere_for_the_host() {
+    let Some(world) = World::new() else { return };
+    let (instance, attachment) = world.instance(2, RED);
+    let _listening = instance.listen(Ipv4Addr::UNSPECIFIED, 80);
+    let free =
+        std::net::SocketAddr::from((Ipv4Addr::from_bits(attachment.address.to_bits() + 5), 80));
+    let refused = world.host.run(|| std::net::TcpStream::connect(free).unwrap_err());
+    let unreachable = [libc::EHOSTUNREACH, libc::ENETUNREACH];
+    assert!(refused.raw_os_error().is_some_and(|code| unreachable.contains(&code)), "{refused}");
+    let taken = std::net::SocketAddr::from((attachment.address, 80));
+    world.host.run(|| std::net::TcpStream::connect(taken).map(drop)).unwrap();
+}
+
+#[test]
 fn the_host_answers_names_and_nothing_else() {
     let Some(world) = World::new() else { return };
     let (instance, _) = world.instance(2, RED);
