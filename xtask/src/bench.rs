@@ -2,7 +2,7 @@
 
 use anyhow::{Result, bail};
 
-use crate::{machine, process};
+use crate::{guest, machine, process};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -44,6 +44,12 @@ const ENTRIES: &[Entry] = &[
         name: "kills",
         shows: "kill -9 of each role and of all at 100 random moments during deployments",
         run: || story("kills"),
+    },
+    Entry {
+        kind: Kind::Soak,
+        name: "cgroup-v2",
+        shows: "the sandbox in an emulated Debian with systemd and pure cgroup v2, in minutes",
+        run: guest::cgroup_v2,
     },
 ];
 

@@ -9,6 +9,7 @@ mod bench;
 mod doc;
 mod double;
 mod gate;
+mod guest;
 mod licence;
 mod machine;
 mod metadata;

@@ -12,6 +12,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::{arch, doc, double, licence, openapi, process, reason};
 use package::Packages;
+pub use package::is_root;
 
 pub fn run() -> Result<()> {
     let mut gate = Gate { done: Vec::new() };
