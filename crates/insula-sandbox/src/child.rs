@@ -24,6 +24,8 @@ const OOM_SCORE: &[u8] = b"500";
 /// Everything the child works with.
 pub(crate) struct Inside {
     pub mode: Mode,
+    /// The app's user as the host numbers it.
+    pub host_uid: u32,
     /// The `tasks` files of version 1 control groups.
     pub groups: Vec<CString>,
     pub steps: Vec<Step>,
@@ -207,6 +209,7 @@ fn prepare(inside: &Inside, wire: &Wire<'_>) -> Result<Gone, Message> {
     }
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     if inside.mode == Mode::Root {
+        sys::act_as(inside.host_uid).map_err(at(Stage::Namespaces))?;
         sys::unshare_users().map_err(at(Stage::Namespaces))?;
     }
     let _ = rustix::io::write(wire.to_launcher, &Message::Ready.encode());

@@ -252,6 +252,7 @@ fn prepare(plan: &LaunchPlan, dir: &SandboxDir) -> Result<Inside, Failure> {
     }
     Ok(Inside {
         mode: plan.mode,
+        host_uid: spec.uid_base + APP_UID,
         groups,
         steps: root.steps(),
         mounts,

@@ -156,6 +156,34 @@ pub(crate) fn unshare_users() -> io::Result<()> {
     Ok(unsafe { unshare_unsafe(UnshareFlags::NEWUSER | UnshareFlags::NEWCGROUP) }?)
 }
 
+/// Acts as `owner`, with every capability that we had, so that the user namespace made next is his.
+///
+/// What is in a namespace takes of the kernel's stocks per user (inotify, queued signals and timers,
+/// message queues, processes), and that is counted on the namespace's owner as well. Were it the
+/// host's root, all sandboxes would draw on one stock, and the host with them.
+pub(crate) fn act_as(owner: u32) -> io::Result<()> {
+    const KEEP: libc::uid_t = libc::uid_t::MAX;
+    // SAFETY: no pointers.
+    done(unsafe { libc::syscall(libc::SYS_setresuid, KEEP, owner, KEEP) })?;
+    // That emptied the effective set; some kernels let only the privileged make user namespaces.
+    raise_capabilities()
+}
+
+/// The header of capability sets of 64 bits, for the calling process.
+const CAPABILITIES_OF_SELF: [u32; 2] = [0x2008_0522, 0];
+
+/// Makes effective what is permitted.
+fn raise_capabilities() -> io::Result<()> {
+    let header = CAPABILITIES_OF_SELF;
+    let mut sets = [0u32; 6];
+    // SAFETY: a version 3 header for ourselves and room for its three sets of two words.
+    done(unsafe { libc::syscall(libc::SYS_capget, header.as_ptr(), sets.as_mut_ptr()) })?;
+    // Effective, permitted, inheritable; first the lower halves, then the upper ones.
+    (sets[0], sets[3]) = (sets[1], sets[4]);
+    // SAFETY: as above; the sets are only read.
+    done(unsafe { libc::syscall(libc::SYS_capset, header.as_ptr(), sets.as_ptr()) })
+}
+
 /// The app's identity, without glibc's detour over all threads.
 pub(crate) fn become_user(id: u32, drop_groups: bool) -> io::Result<()> {
     // SAFETY: no pointers but the empty list of groups.
@@ -187,7 +215,7 @@ pub(crate) fn drop_capabilities() -> io::Result<()> {
         unsafe { libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) }
             .into(),
     )?;
-    let header = [0x2008_0522_u32, 0];
+    let header = CAPABILITIES_OF_SELF;
     let sets = [0u32; 6];
     // SAFETY: a version 3 header for ourselves and its three sets of two words.
     done(unsafe { libc::syscall(libc::SYS_capset, header.as_ptr(), sets.as_ptr()) })

@@ -421,3 +421,46 @@ fn other_users_of_the_host_cannot_enter_the_run_folder() {
     assert!(!status.success());
     bed.runtime.destroy(&record).unwrap();
 }
+
+/// Asks for one of each thing that the kernel counts by user; or, with `take`, for all there are.
+const STOCKS: &str = "
+import ctypes, errno, signal, sys
+libc = ctypes.CDLL(None, use_errno=True)
+number = signal.SIGRTMIN
+signal.pthread_sigmask(signal.SIG_BLOCK, [number])
+me = libc.getpid()
+timer = ctypes.c_void_p()
+asks = [
+    ('inotify', lambda: libc.inotify_init1(0)),
+    ('signal', lambda: libc.sigqueue(me, number, None)),
+    ('timer', lambda: libc.timer_create(0, None, ctypes.byref(timer))),
+]
+for name, ask in asks:
+    while (result := ask()) >= 0 and 'take' in sys.argv: pass
+    print(name, 'ok' if result >= 0 else errno.errorcode[ctypes.get_errno()], flush=True)
+";
+
+#[test]
+fn stocks_of_the_kernel_are_counted_for_each_sandbox_alone() {
+    if !needs_root() || !needs_python() {
+        return;
+    }
+    let bed = Bed::new();
+    let greedy = format!("{STOCKS}\nsignal.pause()");
+    let mut greedy = bed.spec("greedy", &["python3", "-c", &greedy, "take"]);
+    // Its own files shall not run out first.
+    greedy.limits.nofile = 1 << 20;
+    let record = bed.runtime.launch(&greedy).unwrap();
+    let mut said = bed.reader(&bed.runtime.dir(&record.id).out());
+    for taken in ["inotify EMFILE", "signal EAGAIN", "timer EAGAIN"] {
+        assert_eq!(read_line(&mut said), taken);
+    }
+    let mut neighbour = bed.spec("neighbour", &["python3", "-c", STOCKS]);
+    neighbour.uid_base += 65_536;
+    let neighbour = bed.run(&neighbour);
+    let host = Command::new("python3").args(["-c", STOCKS]).output().unwrap();
+    bed.runtime.destroy(&record).unwrap();
+    let all = "inotify ok\nsignal ok\ntimer ok\n";
+    assert_eq!(neighbour.out, all, "{}", neighbour.err);
+    assert_eq!(String::from_utf8_lossy(&host.stdout), all, "the host's root");
+}
