@@ -29,13 +29,27 @@ const CLONE_NAMESPACES: u32 = (libc::CLONE_NEWNS
 
 /// Calls that are refused as if the kernel were too old for them. `clone3` hides its flags behind a
 /// pointer, where no filter sees them, and `openat2` its mode; io_uring makes calls that no filter sees.
+/// The older asynchronous calls (`io_setup` and its kin) draw on one stock for the whole machine, which
+/// nothing divides, so that one app would take it from the host's databases; libraries do without.
 const MISSING: &[c_long] = &[
     libc::SYS_clone3,
     libc::SYS_openat2,
+    libc::SYS_io_cancel,
+    libc::SYS_io_destroy,
+    libc::SYS_io_getevents,
+    SYS_IO_PGETEVENTS,
+    libc::SYS_io_setup,
+    libc::SYS_io_submit,
     libc::SYS_io_uring_setup,
     libc::SYS_io_uring_enter,
     libc::SYS_io_uring_register,
 ];
+
+/// The C library has no name for it.
+#[cfg(target_arch = "x86_64")]
+const SYS_IO_PGETEVENTS: c_long = 333;
+#[cfg(not(target_arch = "x86_64"))]
+const SYS_IO_PGETEVENTS: c_long = 292;
 
 /// The program that every app runs under.
 pub(crate) fn compile() -> Vec<sock_filter> {
@@ -347,11 +361,6 @@ const EVENTS: &[c_long] = &[
     libc::SYS_eventfd2,
     libc::SYS_futex,
     libc::SYS_futex_waitv,
-    libc::SYS_io_cancel,
-    libc::SYS_io_destroy,
-    libc::SYS_io_getevents,
-    libc::SYS_io_setup,
-    libc::SYS_io_submit,
     libc::SYS_mq_getsetattr,
     libc::SYS_mq_notify,
     libc::SYS_mq_open,
