@@ -73,6 +73,8 @@ fn verdicts() -> BTreeMap<u32, Verdict> {
     let no_namespaces = Condition { argument: 0, mask: CLONE_NAMESPACES, value: 0 };
     set(libc::SYS_clone, Verdict::AllowIf(vec![vec![no_namespaces]]));
     set(libc::SYS_socket, socket());
+    // The other families above make no pairs, and one of those not above does (AF_TIPC).
+    set(libc::SYS_socketpair, Verdict::AllowIf(vec![vec![is(0, libc::AF_UNIX as u32)]]));
     for (call, mode) in SET_MODE {
         set(*call, Verdict::AllowIf(vec![vec![no_set_user(*mode)]]));
     }
@@ -92,13 +94,34 @@ fn verdicts() -> BTreeMap<u32, Verdict> {
 /// Unix, IPv4 and IPv6, and routing questions (`getifaddrs`). AF_VSOCK would reach the
 /// hypervisor from any network namespace; AF_ALG, AF_PACKET and rare protocols are attack surface.
 fn socket() -> Verdict {
-    Verdict::AllowIf(vec![
+    let mut ways = vec![
         vec![is(0, libc::AF_UNIX as u32)],
-        vec![is(0, libc::AF_INET as u32)],
-        vec![is(0, libc::AF_INET6 as u32)],
         vec![is(0, libc::AF_NETLINK as u32), is(2, libc::NETLINK_ROUTE as u32)],
-    ])
+    ];
+    for (family, kind, protocol) in INTERNET {
+        let kind = Condition { argument: 1, mask: SOCKET_KIND, value: *kind as u32 };
+        ways.push(vec![is(0, *family as u32), kind, is(2, *protocol as u32)]);
+    }
+    Verdict::AllowIf(ways)
 }
+
+/// The type of a socket without the flags that stand in the same argument.
+const SOCKET_KIND: u32 = 0xf;
+
+/// TCP, UDP and ping, by name or as the type's default. The kernel would load others (MPTCP, UDP-Lite,
+/// SCTP, DCCP) for whoever asks, and some of them by their type alone.
+const INTERNET: &[(i32, i32, i32)] = &[
+    (libc::AF_INET, libc::SOCK_STREAM, 0),
+    (libc::AF_INET, libc::SOCK_STREAM, libc::IPPROTO_TCP),
+    (libc::AF_INET, libc::SOCK_DGRAM, 0),
+    (libc::AF_INET, libc::SOCK_DGRAM, libc::IPPROTO_UDP),
+    (libc::AF_INET, libc::SOCK_DGRAM, libc::IPPROTO_ICMP),
+    (libc::AF_INET6, libc::SOCK_STREAM, 0),
+    (libc::AF_INET6, libc::SOCK_STREAM, libc::IPPROTO_TCP),
+    (libc::AF_INET6, libc::SOCK_DGRAM, 0),
+    (libc::AF_INET6, libc::SOCK_DGRAM, libc::IPPROTO_UDP),
+    (libc::AF_INET6, libc::SOCK_DGRAM, libc::IPPROTO_ICMPV6),
+];
 
 /// No set-user and no set-group bit. Inside they mean nothing, for every mount is `nosuid`; but what a
 /// build writes to a folder of the host belongs to the host's root there.
@@ -350,7 +373,6 @@ const SOCKETS: &[c_long] = &[
     libc::SYS_sendto,
     libc::SYS_setsockopt,
     libc::SYS_shutdown,
-    libc::SYS_socketpair,
 ];
 
 const EVENTS: &[c_long] = &[
@@ -465,7 +487,8 @@ mod tests {
     #[test]
     fn the_program_says_what_the_lists_say() {
         let lists = [FILES, PROCESSES, MEMORY, SIGNALS, TIME, SOCKETS, EVENTS, SYSTEM, OLD];
-        let mut conditional = vec![libc::SYS_clone, libc::SYS_socket, libc::SYS_personality];
+        let mut conditional = vec![libc::SYS_clone, libc::SYS_personality];
+        conditional.extend([libc::SYS_socket, libc::SYS_socketpair]);
         conditional.extend(SET_MODE.iter().chain(OPEN).map(|(call, _)| *call));
         let program = compile();
         for number in 0..700_u32 {
@@ -536,8 +559,35 @@ mod tests {
             assert_eq!(of(libc::SYS_socket, &[family, 1, 0]), expected, "{family}");
         }
         assert_eq!(of(libc::SYS_socket, &[16, 3, 12]), NOT_PERMITTED, "netfilter");
+        for family in 0..50_u64 {
+            let expected = if family == 1 { ALLOW } else { NOT_PERMITTED };
+            assert_eq!(of(libc::SYS_socketpair, &[family, 1, 0]), expected, "{family}");
+        }
         assert_eq!(of(libc::SYS_personality, &[0xffff_ffff]), ALLOW);
         assert_eq!(of(libc::SYS_personality, &[0x0040_0000]), NOT_PERMITTED);
+    }
+
+    #[test]
+    fn the_internet_is_tcp_udp_and_ping() {
+        let program = compile();
+        let flags = (libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK) as u64;
+        for (family, ping) in [(2, 1), (10, 58)] {
+            for kind in 0..16_u64 {
+                for protocol in 0..300_u64 {
+                    let known = match kind {
+                        1 => [0, 6].contains(&protocol),
+                        2 => [0, 17, ping].contains(&protocol),
+                        _ => false,
+                    };
+                    let expected = if known { ALLOW } else { NOT_PERMITTED };
+                    for kind in [kind, kind | flags] {
+                        let arguments = [family, kind, protocol];
+                        let found = verdict(&program, libc::SYS_socket as u32, &arguments);
+                        assert_eq!(found, expected, "{family} {kind:#x} {protocol}");
+                    }
+                }
+            }
+        }
     }
 
     #[test]

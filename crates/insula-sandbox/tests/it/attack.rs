@@ -242,18 +242,23 @@ fn only_ordinary_sockets_can_be_made() {
     let out = python(
         &bed,
         "
-def make(name, *args):
+def make(name, *args, make=socket.socket):
     try:
-        socket.socket(*args); print(name, 'ok')
+        make(*args); print(name, 'ok')
     except OSError as e:
         print(name, errno.errorcode[e.errno])
 make('unix', 1, 1); make('inet', 2, 1); make('inet6', 10, 2); make('route', 16, 3, 0)
 make('vsock', 40, 1); make('packet', 17, 3); make('alg', 38, 5); make('netfilter', 16, 3, 12)
 make('raw', 2, 3, 1); make('bluetooth', 31, 3); make('can', 29, 3); make('xdp', 44, 3); make('tipc', 30, 1)
+make('tcp', 2, 1, 6); make('udp', 10, 2, 17); make('mptcp', 2, 1, 262); make('mptcp6', 10, 1, 262)
+make('udplite', 2, 2, 136); make('sctp', 2, 1, 132); make('sctp_default', 2, 5); make('dccp_default', 2, 6)
+make('pair', 1, 1, make=socket.socketpair); make('tipc_pair', 30, 1, make=socket.socketpair)
 ",
     );
     let expected = "unix ok\ninet ok\ninet6 ok\nroute ok\nvsock EPERM\npacket EPERM\nalg EPERM\n\
-                    netfilter EPERM\nraw EPERM\nbluetooth EPERM\ncan EPERM\nxdp EPERM\ntipc EPERM\n";
+                    netfilter EPERM\nraw EPERM\nbluetooth EPERM\ncan EPERM\nxdp EPERM\ntipc EPERM\n\
+                    tcp ok\nudp ok\nmptcp EPERM\nmptcp6 EPERM\nudplite EPERM\nsctp EPERM\n\
+                    sctp_default EPERM\ndccp_default EPERM\npair ok\ntipc_pair EPERM\n";
     assert_eq!(out, expected);
 }
 
