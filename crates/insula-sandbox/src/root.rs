@@ -74,8 +74,9 @@ pub(crate) const PROC_MASKED: &[&str] = &[
     "timer_list",
     "timer_stats",
 ];
-/// Folders of `/proc` about the host's hardware: emptied.
-pub(crate) const PROC_EMPTIED: &[&str] = &["acpi", "asound", "driver", "scsi"];
+/// Folders of `/proc` about the host's hardware and its load: emptied. Everybody may write to
+/// `pressure`, and each line written there keeps a worker of the kernel busy.
+pub(crate) const PROC_EMPTIED: &[&str] = &["acpi", "asound", "driver", "pressure", "scsi"];
 /// Parts of `/proc` that can be changed: read-only.
 pub(crate) const PROC_READ_ONLY: &[&str] = &["bus", "fs", "irq", "sys", "sysrq-trigger"];
 

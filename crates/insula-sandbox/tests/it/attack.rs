@@ -350,6 +350,21 @@ fn proc_tells_nothing_about_the_host() {
 }
 
 #[test]
+fn no_file_about_the_machine_can_be_written() {
+    if !needs_root() {
+        return;
+    }
+    let bed = Bed::new();
+    let outcome = bed.run_shell(
+        "for f in cpu io memory; do \
+         echo some 150000 2000000 2>/dev/null 1<>/proc/pressure/$f && echo trigger $f; done; \
+         ls /proc/pressure 2>/dev/null; \
+         find /proc -maxdepth 3 ! -type l ! -type c -writable ! -path '/proc/[1-9]*' 2>/dev/null; echo end",
+    );
+    assert_eq!(outcome.out, "end\n", "{}", outcome.err);
+}
+
+#[test]
 fn a_link_in_the_artifact_leads_nowhere_outside() {
     if !needs_root() {
         return;
