@@ -73,6 +73,29 @@ fn many_launches_at_once_from_a_busy_program() {
     assert_eq!(bed.remains(), Vec::<String>::new());
 }
 
+/// Each removes the groups' parent whenever it was alone, and the others' next groups need it, with its
+/// controllers.
+#[test]
+fn the_last_to_go_is_not_in_the_way_of_the_next() {
+    if !needs_root() {
+        return;
+    }
+    let bed = Bed::new();
+    std::thread::scope(|scope| {
+        for thread in 0..3 {
+            let bed = &bed;
+            scope.spawn(move || {
+                for number in 0..30 {
+                    let spec = bed.spec(&format!("t{thread}-{number}"), &["true"]);
+                    let record = bed.runtime.launch(&spec).unwrap();
+                    bed.await_end(&record);
+                    bed.runtime.destroy(&record).unwrap();
+                }
+            });
+        }
+    });
+}
+
 const KILLS: u64 = 60;
 
 /// Kills a launcher after each of many delays, spread over the whole time a launch takes.
