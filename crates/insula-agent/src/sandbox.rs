@@ -182,6 +182,24 @@ impl Sandboxes {
         self.runtime.dropped_bytes(record).unwrap_or_default()
     }
 
+    /// Of all processes in the sandboxes whose names begin so; of one that has ended, none.
+    pub async fn pids(&self, prefix: &str) -> Result<Vec<u32>, SandboxError> {
+        let prefix = prefix.to_owned();
+        self.call(move |runtime| {
+            let mut pids = Vec::new();
+            for record in runtime.list()? {
+                // One that ends meanwhile must not hide the others.
+                if record.id.as_str().starts_with(&prefix)
+                    && let Ok(processes) = runtime.processes(&record)
+                {
+                    pids.extend(processes.iter().map(|process| process.pid));
+                }
+            }
+            Ok(pids)
+        })
+        .await?
+    }
+
     pub fn listening(&self, record: &Record) -> io::Result<Vec<Listening>> {
         // On the host's network the gateway is at home on loopback, too.
         let host = matches!(record.network, insula_sandbox::Network::Host);

@@ -22,29 +22,67 @@ const LEVELS_MAX: usize = 200;
 const FOLDER: OFlags =
     OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
+/// What was found of a tree, up to where it was too much.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Measured {
+    pub bytes: Bytes,
+    pub entries: usize,
+}
+
 /// What the disk holds of a tree. A tree that is too deep to be measured is as large as can be;
 /// what disappears meanwhile does not count.
 pub fn size(path: &Path) -> Bytes {
-    let Ok(top) = openat(CWD, path, FOLDER, Mode::empty()) else { return Bytes(0) };
-    Bytes(size_below(&top, 0))
+    measure(path, Bytes(u64::MAX), usize::MAX).bytes
 }
 
-fn size_below(folder: &OwnedFd, level: usize) -> u64 {
-    let mut total = 0u64;
-    for (name, _) in entries(folder).unwrap_or_default() {
-        let Ok(about) = statat(folder, &name, AtFlags::SYMLINK_NOFOLLOW) else { continue };
-        // The kernel counts in units of 512 bytes, whatever a block of the disk is.
-        total = total.saturating_add(u64::try_from(about.st_blocks).unwrap_or(0) * 512);
-        if FileType::from_raw_mode(about.st_mode) == FileType::Directory {
-            if level == LEVELS_MAX {
-                return u64::MAX;
+/// The same, but ends soon after there is more than `bytes_max` or `entries_max`: who makes a tree
+/// large must not make looking at it slow.
+pub fn measure(path: &Path, bytes_max: Bytes, entries_max: usize) -> Measured {
+    let mut walk = Walk { bytes: 0, entries: 0, bytes_max: bytes_max.0, entries_max };
+    if let Ok(top) = openat(CWD, path, FOLDER, Mode::empty()) {
+        walk.below(&top, 0);
+    }
+    Measured { bytes: Bytes(walk.bytes), entries: walk.entries }
+}
+
+struct Walk {
+    bytes: u64,
+    entries: usize,
+    bytes_max: u64,
+    entries_max: usize,
+}
+
+impl Walk {
+    fn below(&mut self, folder: &OwnedFd, level: usize) {
+        // One more than there may be is enough to know, and a folder may hold millions.
+        let wanted = (self.entries_max - self.entries).saturating_add(1);
+        for (name, _) in first_entries(folder, wanted).unwrap_or_default() {
+            self.entries += 1;
+            if self.is_over() {
+                return;
             }
-            if let Ok(below) = openat(folder, &name, FOLDER, Mode::empty()) {
-                total = total.saturating_add(size_below(&below, level + 1));
+            let Ok(about) = statat(folder, &name, AtFlags::SYMLINK_NOFOLLOW) else { continue };
+            // The kernel counts in units of 512 bytes, whatever a block of the disk is.
+            let bytes = u64::try_from(about.st_blocks).unwrap_or(0) * 512;
+            self.bytes = self.bytes.saturating_add(bytes);
+            if FileType::from_raw_mode(about.st_mode) == FileType::Directory {
+                if level == LEVELS_MAX {
+                    self.bytes = u64::MAX;
+                    return;
+                }
+                if let Ok(below) = openat(folder, &name, FOLDER, Mode::empty()) {
+                    self.below(&below, level + 1);
+                }
+            }
+            if self.is_over() {
+                return;
             }
         }
     }
-    total
+
+    fn is_over(&self) -> bool {
+        self.bytes > self.bytes_max || self.bytes == u64::MAX || self.entries > self.entries_max
+    }
 }
 
 /// Removes a tree of any depth; one that is not there is as good as removed.
@@ -105,12 +143,19 @@ fn open_for_removal(folder: impl AsFd, name: &CString) -> Result<OwnedFd, Errno>
 }
 
 fn entries(folder: &OwnedFd) -> io::Result<Vec<(CString, FileType)>> {
+    first_entries(folder, usize::MAX)
+}
+
+fn first_entries(folder: &OwnedFd, max: usize) -> io::Result<Vec<(CString, FileType)>> {
     let mut found = Vec::new();
     for entry in Dir::read_from(folder)? {
         let entry = entry?;
         let name = entry.file_name();
         if name != c"." && name != c".." {
             found.push((name.to_owned(), entry.file_type()));
+            if found.len() >= max {
+                break;
+            }
         }
     }
     Ok(found)
@@ -166,6 +211,22 @@ mod tests {
         remove(&tree).unwrap();
         assert!(!tree.exists());
         remove(&tree).unwrap();
+    }
+
+    #[test]
+    fn a_walk_ends_where_there_is_too_much() {
+        let folder = tempfile::tempdir().unwrap();
+        for n in 0..100 {
+            let below = folder.path().join((n % 10).to_string());
+            std::fs::create_dir_all(&below).unwrap();
+            std::fs::write(below.join(n.to_string()), [1; 5_000]).unwrap();
+        }
+        let all = measure(folder.path(), Bytes::gib(1), 110);
+        assert_eq!(all.entries, 110);
+        assert_eq!(all.bytes, size(folder.path()));
+        assert_eq!(measure(folder.path(), Bytes::gib(1), 50).entries, 51);
+        let few = measure(folder.path(), Bytes::kib(50), 110);
+        assert!(few.bytes > Bytes::kib(50) && few.bytes < Bytes::kib(100), "{few:?}");
     }
 
     #[test]

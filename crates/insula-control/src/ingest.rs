@@ -4,7 +4,7 @@
 //! answers the Target that was sent last: an older one was made before the node could know. Only
 //! transitions are written, so a node that repeats itself costs nothing.
 
-use insula_model::build::{Build, BuildState};
+use insula_model::build::{Build, BuildState, Turn};
 use insula_model::instance::Instance;
 use insula_model::observed::{BuildPhase, InstancePhase, InstanceReport, NodeReport, Observed};
 use insula_model::{Generation, InstanceId, NodeId, Timestamp};
@@ -13,8 +13,20 @@ use insula_plan::effect::Told;
 
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Seen {
-    Instance { id: InstanceId, observed: Box<Observed<InstanceReport>>, told: Vec<Told> },
-    Build { row: Box<Build>, told: Told },
+    Instance {
+        id: InstanceId,
+        observed: Box<Observed<InstanceReport>>,
+        told: Vec<Told>,
+    },
+    Build {
+        row: Box<Build>,
+        told: Told,
+    },
+    /// The row as it was, and what its node says of its turn now.
+    Turn {
+        row: Box<Build>,
+        turn: Turn,
+    },
 }
 
 pub(crate) fn report(
@@ -35,18 +47,35 @@ pub(crate) fn report(
     for told in &report.builds {
         let Some(build) = world.builds.get(&told.id) else { continue };
         let here = matches!(build.state, BuildState::Running { node: on, .. } if on == node);
+        if !here {
+            continue;
+        }
         let state = match &told.phase {
-            BuildPhase::Running { .. } => continue,
+            BuildPhase::Waiting | BuildPhase::Running { .. } => {
+                let turn = turn(build.turn, &told.phase, now);
+                if turn != build.turn {
+                    seen.push(Seen::Turn { row: Box::new(build.clone()), turn });
+                }
+                continue;
+            }
             BuildPhase::Done { artifact } => BuildState::Done { artifact: *artifact },
             BuildPhase::Failed { cause } => BuildState::Failed { cause: cause.clone() },
         };
-        if here {
-            let told = build_told(build, &state);
-            let row = Build { state, updated: now, ..build.clone() };
-            seen.push(Seen::Build { row: Box::new(row), told });
-        }
+        let told = build_told(build, &state);
+        let row = Build { state, updated: now, ..build.clone() };
+        seen.push(Seen::Build { row: Box::new(row), told });
     }
     seen
+}
+
+/// A node that begins anew may put a build into its queue again; then its time begins anew, too.
+fn turn(before: Turn, phase: &BuildPhase, now: Timestamp) -> Turn {
+    match (before, phase) {
+        (_, BuildPhase::Waiting) => Turn::Waiting,
+        (Turn::Unknown | Turn::Waiting, BuildPhase::Running { .. }) => Turn::Begun { at: now },
+        (Turn::Begun { .. }, BuildPhase::Running { .. })
+        | (_, BuildPhase::Done { .. } | BuildPhase::Failed { .. }) => before,
+    }
 }
 
 fn build_told(build: &Build, state: &BuildState) -> Told {
@@ -205,6 +234,7 @@ mod tests {
             .flat_map(|s| match s {
                 Seen::Instance { told, .. } => told.iter().map(|t| t.kind).collect::<Vec<_>>(),
                 Seen::Build { told, .. } => vec![told.kind],
+                Seen::Turn { .. } => vec![],
             })
             .collect()
     }
@@ -257,6 +287,56 @@ mod tests {
         assert_eq!(kinds(&seen), ["instance.exited", "instance.restarted"]);
         let Seen::Instance { told, .. } = &seen[0] else { panic!("not an instance") };
         assert_eq!(told[0].message, "`web` ended: out of memory");
+    }
+
+    fn building(on: NodeId, turn: Turn) -> Build {
+        let at = Timestamp::from_millis(1);
+        Build {
+            id: BuildId::from_parts(at, [0; 10]),
+            org: OrgId::from_parts(at, [0; 10]),
+            app: AppId::from_parts(at, [0; 10]),
+            deployment: DeploymentId::from_parts(at, [0; 10]),
+            source: Digest::from_sha256([1; 32]),
+            plan: insula_model::build::BuildPlan { steps: vec![], warnings: vec![] },
+            state: BuildState::Running { node: on, attempt: 1 },
+            turn,
+            created: at,
+            updated: at,
+        }
+    }
+
+    /// What a report of this phase from node 1 makes of the turn of a build on that node.
+    fn turns(on: NodeId, before: Turn, phase: BuildPhase) -> Vec<Turn> {
+        let build = building(on, before);
+        let mut world = world(&[]);
+        world.builds.insert(build.id, build.clone());
+        let builds = vec![insula_model::observed::BuildReport { id: build.id, phase }];
+        let said = NodeReport { generation: Generation(1), instances: vec![], builds };
+        let turn = |seen: &Seen| match seen {
+            Seen::Turn { row, turn } => {
+                assert_eq!(**row, build);
+                *turn
+            }
+            Seen::Instance { .. } | Seen::Build { .. } => panic!("{seen:?}"),
+        };
+        report(&world, node(1), &said, Some(Generation(1)), NOW).iter().map(turn).collect()
+    }
+
+    #[test]
+    fn the_time_of_a_build_begins_when_its_node_begins_with_it() {
+        let step = |step: &str| BuildPhase::Running { step: step.into() };
+        let begun = Turn::Begun { at: NOW };
+        let before = Turn::Begun { at: Timestamp::from_millis(7) };
+        assert_eq!(turns(node(1), Turn::Unknown, BuildPhase::Waiting), [Turn::Waiting]);
+        assert_eq!(turns(node(1), Turn::Waiting, BuildPhase::Waiting), []);
+        assert_eq!(turns(node(1), Turn::Waiting, step("install")), [begun]);
+        // It began while nobody listened.
+        assert_eq!(turns(node(1), Turn::Unknown, step("install")), [begun]);
+        assert_eq!(turns(node(1), before, step("compile")), []);
+        // The agent began anew, and the build stands at the end of its queue.
+        assert_eq!(turns(node(1), before, BuildPhase::Waiting), [Turn::Waiting]);
+        // Another node has no say.
+        assert_eq!(turns(node(2), Turn::Unknown, step("install")), []);
     }
 
     #[test]

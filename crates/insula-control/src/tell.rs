@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use insula_kit::random::Random;
-use insula_model::build::BuildState;
+use insula_model::build::{Build, BuildState};
 use insula_model::event::Event;
 use insula_model::node::Node;
 use insula_model::tenancy::Actor;
@@ -162,6 +162,16 @@ async fn write(cx: Cx, world: Arc<World>, seen: Seen, now: Timestamp) -> Result<
                     | BuildState::Done { .. }
                     | BuildState::Failed { .. }
                     | BuildState::Cancelled => Ok(()),
+                }
+            }
+            Seen::Turn { row, turn } => {
+                // Of this attempt only: it may have ended or gone elsewhere meanwhile.
+                match builds::get(tx, row.org, row.id)? {
+                    Some(was) if was.state == row.state && was.turn == row.turn => {
+                        let next = Build { turn: *turn, updated: now, ..was };
+                        builds::update(tx, &row.state, &next)
+                    }
+                    Some(_) | None => Ok(()),
                 }
             }
         })

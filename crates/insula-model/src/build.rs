@@ -41,8 +41,34 @@ pub struct Build {
     pub source: Digest,
     pub plan: BuildPlan,
     pub state: BuildState,
+    /// Of the attempt that runs.
+    #[serde(default, skip_serializing_if = "Turn::is_unknown")]
+    pub turn: Turn,
     pub created: Timestamp,
     pub updated: Timestamp,
+}
+
+/// Whether a node has begun with a build that it was given: builds take turns there.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "turn", rename_all = "snake_case")]
+pub enum Turn {
+    /// The node has not said.
+    #[default]
+    Unknown,
+    Waiting,
+    /// What a build's time is counted from.
+    Begun {
+        at: Timestamp,
+    },
+}
+
+impl Turn {
+    pub fn is_unknown(&self) -> bool {
+        match self {
+            Self::Unknown => true,
+            Self::Waiting | Self::Begun { .. } => false,
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -133,9 +133,17 @@ pub struct InstanceReport {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "phase", rename_all = "snake_case")]
 pub enum BuildPhase {
-    Running { step: String },
-    Done { artifact: Artifact },
-    Failed { cause: Cause },
+    /// Others have the places for builds on this node.
+    Waiting,
+    Running {
+        step: String,
+    },
+    Done {
+        artifact: Artifact,
+    },
+    Failed {
+        cause: Cause,
+    },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

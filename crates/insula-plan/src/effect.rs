@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use insula_model::app::Live;
-use insula_model::build::{Build, BuildState};
+use insula_model::build::{Build, BuildState, Turn};
 use insula_model::deployment::{Deployment, DeploymentState, Phase, PhaseMark, Source};
 use insula_model::instance::{Instance, Intent, Run, RunState};
 use insula_model::observed::Observed;
@@ -235,6 +235,7 @@ fn start_build(d: &Deployment, node: NodeId, now: Timestamp, id: BuildId) -> Opt
         source: *manifest,
         plan: plan.clone(),
         state: BuildState::Running { node, attempt: 1 },
+        turn: Turn::Unknown,
         created: now,
         updated: now,
     };
@@ -258,7 +259,7 @@ fn retry_build(
 ) -> Option<Effect> {
     let build = world.builds.get(&d.build?)?;
     let state = BuildState::Running { node, attempt };
-    let build = Build { state, updated: now, ..build.clone() };
+    let build = Build { state, turn: Turn::Unknown, updated: now, ..build.clone() };
     let row = moved(d, DeploymentState::Building, Some(Phase::Build), now);
     let message = format!("the build was interrupted; attempt {attempt}");
     Some(Effect {

@@ -5,7 +5,7 @@
 //! `instances`), and never replaces one of the live release (see `steady`).
 
 use insula_model::app::App;
-use insula_model::build::{Artifact, Build, BuildState};
+use insula_model::build::{Artifact, Build, BuildState, Turn};
 use insula_model::deployment::{Cause, CauseCode, Deployment, DeploymentState, Phase, Source};
 use insula_model::instance::{Instance, Intent};
 use insula_model::limits;
@@ -32,6 +32,10 @@ const RETURN_TIME_MAX: Millis = Millis::secs(15);
 const LEAVING_TIME_MAX: Millis = Millis::secs(45);
 /// Beyond the build's own time limit, which its node enforces.
 const BUILD_SLACK: Millis = Millis::secs(60);
+/// How long a build may be in the queue of a node that does not answer any more: four builds that
+/// take all their time. On one that answers it may be there for as long as its turn takes, which is
+/// bounded by what the node has room for.
+const QUEUE_TIME_MAX: Millis = Millis::secs(60 * 60);
 
 pub(crate) fn step(world: &World, app: &App, now: Timestamp, plan: &mut Plan) {
     let Some(newest) = world.pending(app.id).last() else { return };
@@ -162,17 +166,50 @@ fn building(world: &World, deployment: &Deployment, now: Timestamp, plan: &mut P
             retry_or_fail(world, deployment, build, runtime, &cause, now, plan);
         }
         BuildState::Queued | BuildState::Running { .. } => {
-            let deadline =
-                seen_by(world, build.updated.plus(limits::BUILD_TIME_MAX).plus(BUILD_SLACK));
-            if now >= deadline {
-                let message = format!("the build took longer than {}", limits::BUILD_TIME_MAX);
-                fail(deployment, Cause::new(CauseCode::BuildTimeout, message), plan);
-            } else {
-                plan.wait(deployment.id, "the build is running");
-                plan.wake_at(deadline);
+            let reason = match build.turn {
+                Turn::Waiting => "the build waits for its turn on its node",
+                Turn::Unknown | Turn::Begun { .. } => "the build is running",
+            };
+            match build_deadline(world, build) {
+                Some(deadline) if now >= deadline => fail(deployment, overdue(build), plan),
+                Some(deadline) => {
+                    plan.wait(deployment.id, reason);
+                    plan.wake_at(deadline);
+                }
+                None => plan.wait(deployment.id, reason),
             }
         }
     }
+}
+
+/// When a build has no time left. It counts from when its node began with it: other orgs may hold
+/// the node's places for builds, and this one's time is not theirs to use up.
+fn build_deadline(world: &World, build: &Build) -> Option<Timestamp> {
+    let answers = match &build.state {
+        BuildState::Running { node, .. } => world.connected.contains(node),
+        BuildState::Queued
+        | BuildState::Done { .. }
+        | BuildState::Failed { .. }
+        | BuildState::Cancelled => false,
+    };
+    let whole = limits::BUILD_TIME_MAX;
+    let deadline = match build.turn {
+        Turn::Waiting if answers => return None,
+        Turn::Waiting => build.updated.plus(QUEUE_TIME_MAX),
+        Turn::Begun { at } => at.plus(whole).plus(BUILD_SLACK),
+        Turn::Unknown => build.updated.plus(whole).plus(BUILD_SLACK),
+    };
+    Some(seen_by(world, deadline))
+}
+
+fn overdue(build: &Build) -> Cause {
+    let message = match build.turn {
+        Turn::Waiting => format!("its node is away, and its turn did not come in {QUEUE_TIME_MAX}"),
+        Turn::Unknown | Turn::Begun { .. } => {
+            format!("the build took longer than {}", limits::BUILD_TIME_MAX)
+        }
+    };
+    Cause::new(CauseCode::BuildTimeout, message)
 }
 
 fn retry_or_fail(

@@ -9,4 +9,4 @@ mod layer;
 mod pack;
 
 pub use cache::{Artifacts, Lease};
-pub use pack::{Opaque, PackError, Packed, pack};
+pub use pack::{FILES_MAX, Opaque, PackError, Packed, pack};

@@ -16,7 +16,6 @@ use insula_model::observed::{BuildPhase, Exit};
 use insula_model::target::BuildTarget;
 use insula_model::{BuildId, Bytes};
 use insula_sandbox::{Record, SandboxId, SandboxSpec};
-use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -24,7 +23,8 @@ use super::output::{BuildLog, Pipes};
 use super::settings::Settings;
 use super::spec::{Surroundings, spec};
 use super::state::BuildState;
-use super::watch::{CACHE_MAX, DiskWatch, is_full};
+use super::turns::Turns;
+use super::watch::{CACHE_FILES_MAX, CACHE_MAX, DiskWatch, is_full};
 use crate::artifact::{Lease, Opaque, PackError, Packed, pack};
 use crate::error::chain;
 use crate::instance::shortened;
@@ -43,7 +43,7 @@ const STORE_AGAIN: Backoff = Backoff::new(Duration::from_millis(100), Duration::
 pub struct BuildTask {
     shared: Arc<Shared>,
     target: BuildTarget,
-    turns: Arc<Semaphore>,
+    turns: Turns,
     settings: Arc<Settings>,
     cancel: CancellationToken,
     /// Held while a launch goes on, which nobody can take back.
@@ -119,13 +119,13 @@ impl BuildTask {
     pub fn new(
         shared: Arc<Shared>,
         target: BuildTarget,
-        turns: Arc<Semaphore>,
+        turns: Turns,
         settings: Arc<Settings>,
         cancel: CancellationToken,
     ) -> Self {
         let launching = Arc::default();
         let task = Self { shared, target, turns, settings, cancel, launching };
-        task.report(BuildPhase::Running { step: "wait for a turn".into() });
+        task.report(BuildPhase::Waiting);
         task
     }
 
@@ -140,6 +140,7 @@ impl BuildTask {
         // Whatever the future above was doing when it was dropped, its processes end here.
         self.end_sandboxes().await;
         self.shared.names.set(Tenant::Build(id), None);
+        self.ease_cache().await;
         if let Some(outcome) = outcome {
             self.report(outcome);
             cancelled.cancelled().await;
@@ -155,6 +156,7 @@ impl BuildTask {
     fn report(&self, phase: BuildPhase) {
         let (build, trace) = (self.target.id, &self.target.trace);
         match &phase {
+            BuildPhase::Waiting => tracing::info!(%build, trace, "build waits for its turn"),
             BuildPhase::Running { step } => tracing::info!(%build, trace, step, "build"),
             BuildPhase::Done { .. } => tracing::info!(%build, trace, "build done"),
             BuildPhase::Failed { cause } => {
@@ -180,8 +182,9 @@ impl BuildTask {
             let message = format!("the build was interrupted {} times", state.begun);
             BuildPhase::Failed { cause: Cause::new(CauseCode::BuildInterrupted, message) }
         } else {
-            // Never closed.
-            let _turn = self.turns.acquire().await;
+            // Held to the end of the build. Its time counts from here: see `steps`.
+            let mut turn = self.turns.enter(self.target.place.org);
+            turn.begins().await;
             state.begun += 1;
             self.keep(&state);
             match self.build().await {
@@ -254,12 +257,10 @@ impl BuildTask {
         };
         self.shared.names.set(Tenant::Build(self.id()), Some(presence));
         let deadline = Instant::now() + self.target.time_limit.as_duration();
-        let disk = DiskWatch {
-            layer: folders.layer.clone(),
-            cache: folders.cache.clone(),
-            layer_max: self.target.output_max,
-        };
-        let full = disk.run();
+        let (layer, cache) = (folders.layer.clone(), folders.cache.clone());
+        let disk = DiskWatch::begin(layer, cache, self.target.output_max);
+        let sandboxes = &self.shared.sandboxes;
+        let full = disk.clone().run(sandboxes.clone(), self.id());
         tokio::pin!(full);
         for (number, step) in self.target.plan.steps.iter().enumerate() {
             self.report(BuildPhase::Running { step: step.name.clone() });
@@ -276,6 +277,10 @@ impl BuildTask {
             }
         }
         drop(place);
+        // What came after the last look.
+        if let Some(cause) = disk.now(sandboxes, self.id()).await {
+            return Err(cause.into());
+        }
         self.finish(lease, &folders, log).await
     }
 
@@ -300,10 +305,7 @@ impl BuildTask {
                 }
                 Ok(()) | Err(_) => {}
             }
-            if tree::size(&cache) > Bytes(CACHE_MAX.0 / 2) {
-                // Half full with what nobody may need any more; it fills again.
-                remove(&cache)?;
-            }
+            ease(&cache)?;
             for path in made {
                 std::fs::create_dir_all(&path).map_err(|source| BuildError::Disk {
                     doing: "make",
@@ -316,6 +318,18 @@ impl BuildTask {
         .await
         .map_err(|_| BuildError::Thread)??;
         Ok(folders)
+    }
+
+    /// Caches lie there until the app is built again, which may be never.
+    async fn ease_cache(&self) {
+        if self.target.plan.steps.is_empty() {
+            return;
+        }
+        let cache = self.shared.layout.build_cache(self.target.place.app);
+        let eased = tokio::task::spawn_blocking(move || ease(&cache)).await;
+        if let Ok(Err(error)) = eased {
+            tracing::warn!(build = %self.id(), error = %chain(&error), "ease a cache of builds");
+        }
     }
 
     async fn step(
@@ -490,6 +504,16 @@ fn failure(step: &BuildStep, exit: Exit, starved: bool, full: bool, target: &Bui
     };
     cause.exit = Some(exit);
     cause
+}
+
+/// Removes a cache that is half full, with what nobody may need any more; it fills again.
+fn ease(cache: &Path) -> Result<(), BuildError> {
+    let (bytes_max, entries_max) = (Bytes(CACHE_MAX.0 / 2), CACHE_FILES_MAX / 2);
+    let found = tree::measure(cache, bytes_max, entries_max);
+    if found.bytes > bytes_max || found.entries > entries_max {
+        remove(cache)?;
+    }
+    Ok(())
 }
 
 fn remove(path: &Path) -> Result<(), BuildError> {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use insula_api::Route;
 use insula_model::app::Live;
-use insula_model::build::{Artifact, Build, BuildPlan, BuildState};
+use insula_model::build::{Artifact, Build, BuildPlan, BuildState, Turn};
 use insula_model::deployment::{Deployment, DeploymentState, Source};
 use insula_model::instance::{Instance, Intent, Run, RunState};
 use insula_model::observed::Observed;
@@ -214,6 +214,7 @@ impl Rows {
                         source,
                         plan,
                         state: BuildState::Queued,
+                        turn: Turn::Unknown,
                         created: at,
                         updated: at,
                     },

@@ -2,6 +2,7 @@
 //! on its way.
 
 use expect_test::{Expect, expect};
+use insula_model::build::Turn;
 use insula_model::deployment::{Cause, CauseCode, Source};
 use insula_model::feed::Change;
 use insula_model::observed::InstancePhase;
@@ -232,6 +233,73 @@ fn a_build_whose_node_is_gone_begins_again_elsewhere() {
         wait d1: the build is running
     "#]],
     );
+}
+
+#[test]
+fn a_build_that_waits_for_its_turn_is_not_late() {
+    let mut s = Scene::new();
+    s.deploy_built(spec(&[("web", web(1))]));
+    s.settle();
+    s.build_turn(Turn::Waiting);
+    s.later(Millis::secs(24 * 60 * 60));
+    check(
+        &s.settle(),
+        expect![[r#"
+        wait d1: the build waits for its turn on its node
+    "#]],
+    );
+    let at = s.now;
+    s.build_turn(Turn::Begun { at });
+    s.later(Millis::secs(15 * 60));
+    check(
+        &s.settle(),
+        expect![[r#"
+        wait d1: the build is running
+    "#]],
+    );
+    s.later(Millis::secs(60));
+    check(
+        &s.settle(),
+        expect![[r#"
+        d1 failed: build_timeout: the build took longer than 15m
+    "#]],
+    );
+}
+
+#[test]
+fn the_queue_of_a_node_that_is_away_is_not_waited_in_for_ever() {
+    let mut s = Scene::new();
+    s.deploy_built(spec(&[("web", web(1))]));
+    s.settle();
+    s.build_turn(Turn::Waiting);
+    s.world.connected.clear();
+    s.later(Millis::secs(16 * 60));
+    check(
+        &s.settle(),
+        expect![[r#"
+        wait d1: the build waits for its turn on its node
+    "#]],
+    );
+    s.later(Millis::secs(44 * 60));
+    check(
+        &s.settle(),
+        expect![[r#"
+        d1 failed: build_timeout: its node is away, and its turn did not come in 1h
+    "#]],
+    );
+}
+
+#[test]
+fn an_attempt_begins_with_a_turn_of_its_own() {
+    let mut s = Scene::new();
+    s.deploy_built(spec(&[("web", web(1))]));
+    s.settle();
+    let at = s.now;
+    s.build_turn(Turn::Begun { at });
+    s.later(Millis::secs(10 * 60));
+    s.build_ends(|| Scene::build_failed(CauseCode::BuildInterrupted));
+    s.settle();
+    assert!(s.world.builds.values().all(|build| build.turn == Turn::Unknown));
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use insula_model::app::{App, Environment, Project};
-use insula_model::build::{Artifact, BuildPlan, BuildState, BuildStep};
+use insula_model::build::{Artifact, BuildPlan, BuildState, BuildStep, Turn};
 use insula_model::deployment::{Cause, CauseCode, Deployment, DeploymentState, PhaseMark, Source};
 use insula_model::feed::Change;
 use insula_model::instance::{Instance, Intent, Run, RunState};
@@ -257,6 +257,12 @@ impl Scene {
             table.routes.iter().flat_map(|r| r.endpoints.iter().map(|e| e.instance)).collect();
         self.world.edge.routed_by_all = routed.clone();
         self.world.edge.routed_by_any = routed;
+    }
+
+    /// What its node says of the newest build, now.
+    pub fn build_turn(&mut self, turn: Turn) {
+        let build = self.world.builds.values_mut().next_back().expect("there is a build");
+        (build.turn, build.updated) = (turn, self.now);
     }
 
     pub fn build_ends(&mut self, state: impl FnOnce() -> BuildState) {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
 use insula_model::app::{App, Domain, Environment, Live, Project};
-use insula_model::build::{Artifact, Build, BuildPlan, BuildState, BuildStep};
+use insula_model::build::{Artifact, Build, BuildPlan, BuildState, BuildStep, Turn};
 use insula_model::deployment::{Deployment, DeploymentState, Phase, PhaseMark, Source};
 use insula_model::event::Event;
 use insula_model::instance::{Instance, Intent, Run, RunState};
@@ -218,6 +218,7 @@ pub fn build(deployment: &Deployment, n: u32) -> Build {
         source: digest(1),
         plan: BuildPlan::default(),
         state: BuildState::Queued,
+        turn: Turn::Unknown,
         created: at(0),
         updated: at(0),
     }

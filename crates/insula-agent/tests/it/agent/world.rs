@@ -355,7 +355,9 @@ impl World {
 
     pub async fn until_built(&self, number: usize) -> BuildPhase {
         let id = self.builds[number].id;
-        let over = |phase: &BuildPhase| !matches!(phase, BuildPhase::Running { .. });
+        let over = |phase: &BuildPhase| {
+            matches!(phase, BuildPhase::Done { .. } | BuildPhase::Failed { .. })
+        };
         let report = self
             .until("build that is over", |it| {
                 it.builds.iter().any(|b| b.id == id && over(&b.phase))
