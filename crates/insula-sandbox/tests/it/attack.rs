@@ -465,10 +465,18 @@ number = signal.SIGRTMIN
 signal.pthread_sigmask(signal.SIG_BLOCK, [number])
 me = libc.getpid()
 timer = ctypes.c_void_p()
+def queue():
+    name = b'/insula-test-%d' % me
+    made = libc.mq_open(name, 0o102, 0o600, None) # to read and write, a new one
+    error = ctypes.get_errno()
+    libc.mq_unlink(name) # it counts as long as it is open
+    ctypes.set_errno(error)
+    return made
 asks = [
     ('inotify', lambda: libc.inotify_init1(0)),
     ('signal', lambda: libc.sigqueue(me, number, None)),
     ('timer', lambda: libc.timer_create(0, None, ctypes.byref(timer))),
+    ('queue', queue),
 ]
 for name, ask in asks:
     while (result := ask()) >= 0 and 'take' in sys.argv: pass
@@ -487,7 +495,7 @@ fn stocks_of_the_kernel_are_counted_for_each_sandbox_alone() {
     greedy.limits.nofile = 1 << 20;
     let record = bed.runtime.launch(&greedy).unwrap();
     let mut said = bed.reader(&bed.runtime.dir(&record.id).out());
-    for taken in ["inotify EMFILE", "signal EAGAIN", "timer EAGAIN"] {
+    for taken in ["inotify EMFILE", "signal EAGAIN", "timer EAGAIN", "queue EMFILE"] {
         assert_eq!(read_line(&mut said), taken);
     }
     let mut neighbour = bed.spec("neighbour", &["python3", "-c", STOCKS]);
@@ -495,7 +503,7 @@ fn stocks_of_the_kernel_are_counted_for_each_sandbox_alone() {
     let neighbour = bed.run(&neighbour);
     let host = Command::new("python3").args(["-c", STOCKS]).output().unwrap();
     bed.runtime.destroy(&record).unwrap();
-    let all = "inotify ok\nsignal ok\ntimer ok\n";
+    let all = "inotify ok\nsignal ok\ntimer ok\nqueue ok\n";
     assert_eq!(neighbour.out, all, "{}", neighbour.err);
     assert_eq!(String::from_utf8_lossy(&host.stdout), all, "the host's root");
 }
