@@ -3,7 +3,7 @@
 use insula_model::build::Artifact;
 use insula_model::deployment::{Cause, CauseCode};
 use insula_model::observed::BuildPhase;
-use insula_model::{Bytes, Millis};
+use insula_model::{Bytes, Millis, OrgId, Timestamp};
 use insula_wire::node as wire;
 
 use super::world::{World, alone, eventually, get};
@@ -205,4 +205,65 @@ fn a_build_that_digs_without_end_leaves_nothing() {
         world.until("nothing", |it| it.builds.is_empty()).await;
         assert!(!folder.exists());
     });
+}
+
+#[test]
+fn a_build_cannot_hide_what_it_writes() {
+    alone("agent::build::a_build_cannot_hide_what_it_writes", async || {
+        let mut world = World::new().await;
+        let source = world.source(&[("a", "a")]);
+        let write = "head -c 50000000 /dev/zero >&3; sync; sleep 1000";
+        let in_app = world.build(1, source, &[&format!("exec 3> big; rm big; {write}")]);
+        let in_cache =
+            world.build(2, source, &[&format!("exec 3> /cache/big; rm /cache/big; {write}")]);
+        // Memory is not the disk's: it has a bound of its own.
+        let in_memory = world.build(
+            3,
+            source,
+            &["exec 3> /tmp/big; rm /tmp/big; head -c 50000000 /dev/zero >&3; sleep 3; echo > ok"],
+        );
+        world.builds.extend([in_app, in_cache, in_memory]);
+        for build in &mut world.builds {
+            build.output_max = Bytes::mib(1);
+        }
+        world.send();
+        for number in [0, 1] {
+            let cause = failed(&world, number).await;
+            assert_eq!(cause.code, CauseCode::DiskFull);
+            assert!(cause.message.contains("in files that it removed"), "{}", cause.message);
+        }
+        assert!(matches!(world.until_built(2).await, BuildPhase::Done { .. }));
+    });
+}
+
+#[test]
+fn an_org_whose_builds_never_end_does_not_keep_another_from_building() {
+    alone(
+        "agent::build::an_org_whose_builds_never_end_does_not_keep_another_from_building",
+        async || {
+            let mut world = World::new().await;
+            let source = world.source(&[("a", "a")]);
+            world.builds = (1..=3).map(|n| world.build(n, source, &["exec sleep 1000"])).collect();
+            world.send();
+            eventually("two of them run", || world.sandboxes().len() == 2).await;
+            let mut other = world.build(4, source, &["echo made > made"]);
+            other.place.org = OrgId::from_parts(Timestamp::from_millis(1), [7; 10]);
+            world.builds.push(other);
+            world.send();
+            assert!(matches!(world.until_built(3).await, BuildPhase::Done { .. }));
+            // Its third one is told as what it is, and its time does not run yet.
+            let waits = |phase: &BuildPhase| *phase == BuildPhase::Waiting;
+            let report = world.until("report", |it| it.builds.len() == 4).await;
+            assert_eq!(report.builds.iter().filter(|it| waits(&it.phase)).count(), 1);
+            // One that nobody wants any more gives its place to the one that waited.
+            let waiting = report.builds.iter().find(|it| waits(&it.phase)).unwrap().id;
+            let ended = world.builds.iter().position(|it| it.id != waiting).unwrap();
+            world.builds.remove(ended);
+            world.send();
+            let begun = |it: &insula_model::observed::BuildReport| {
+                it.id == waiting && matches!(it.phase, BuildPhase::Running { .. })
+            };
+            world.until("turn for it", |it| it.builds.iter().any(begun)).await;
+        },
+    );
 }
