@@ -50,7 +50,7 @@ impl Builds {
 
     /// Visible in reports when this returns. `cancel` is for when nobody wants it (any more).
     pub fn task(&self, target: BuildTarget, cancel: CancellationToken) -> BuildTask {
-        let (turns, settings) = (self.turns.clone(), Arc::clone(&self.settings));
-        BuildTask::new(Arc::clone(&self.shared), target, turns, settings, cancel)
+        let (turn, settings) = (self.turns.enter(target.place.org), Arc::clone(&self.settings));
+        BuildTask::new(Arc::clone(&self.shared), target, turn, settings, cancel)
     }
 }

@@ -23,7 +23,7 @@ use super::output::{BuildLog, Pipes};
 use super::settings::Settings;
 use super::spec::{Surroundings, spec};
 use super::state::BuildState;
-use super::turns::Turns;
+use super::turns::Turn;
 use super::watch::{CACHE_FILES_MAX, CACHE_MAX, DiskWatch, is_full};
 use crate::artifact::{Lease, Opaque, PackError, Packed, pack};
 use crate::error::chain;
@@ -39,11 +39,15 @@ use crate::tree;
 /// A server that is away takes the result when it is back.
 const STORE_AGAIN: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
 
+/// What a build does first.
+const FETCH: &str = "fetch the source";
+
 #[derive(Debug)]
 pub struct BuildTask {
     shared: Arc<Shared>,
     target: BuildTarget,
-    turns: Turns,
+    /// Its place in the queue, until it runs.
+    turn: Option<Turn>,
     settings: Arc<Settings>,
     cancel: CancellationToken,
     /// Held while a launch goes on, which nobody can take back.
@@ -119,22 +123,28 @@ impl BuildTask {
     pub fn new(
         shared: Arc<Shared>,
         target: BuildTarget,
-        turns: Turns,
+        mut turn: Turn,
         settings: Arc<Settings>,
         cancel: CancellationToken,
     ) -> Self {
         let launching = Arc::default();
-        let task = Self { shared, target, turns, settings, cancel, launching };
-        task.report(BuildPhase::Waiting);
+        let phase = match turn.has_begun() {
+            true => BuildPhase::Running { step: FETCH.into() },
+            false => BuildPhase::Waiting,
+        };
+        let turn = Some(turn);
+        let task = Self { shared, target, turn, settings, cancel, launching };
+        task.report(phase);
         task
     }
 
     /// Until the Target does not name it any more.
-    pub async fn run(self) {
+    pub async fn run(mut self) {
         let id = self.target.id;
+        let turn = self.turn.take();
         let cancelled = self.cancel.clone();
         let outcome = tokio::select! {
-            outcome = self.outcome() => Some(outcome),
+            outcome = self.outcome(turn) => Some(outcome),
             () = cancelled.cancelled() => None,
         };
         // Whatever the future above was doing when it was dropped, its processes end here.
@@ -170,7 +180,7 @@ impl BuildTask {
         self.target.id
     }
 
-    async fn outcome(&self) -> BuildPhase {
+    async fn outcome(&self, turn: Option<Turn>) -> BuildPhase {
         let mut state = BuildState::load(&self.shared.layout, self.id());
         if state.attempt != self.target.attempt {
             state = BuildState { attempt: self.target.attempt, ..BuildState::default() };
@@ -182,9 +192,11 @@ impl BuildTask {
             let message = format!("the build was interrupted {} times", state.begun);
             BuildPhase::Failed { cause: Cause::new(CauseCode::BuildInterrupted, message) }
         } else {
-            // Held to the end of the build. Its time counts from here: see `steps`.
-            let mut turn = self.turns.enter(self.target.place.org);
-            turn.begins().await;
+            let mut turn = turn;
+            if let Some(turn) = &mut turn {
+                turn.begins().await;
+            }
+            // Held to the end of the build, whose time counts from here: see `steps`.
             state.begun += 1;
             self.keep(&state);
             match self.build().await {
@@ -209,7 +221,7 @@ impl BuildTask {
 
     async fn build(&self) -> Result<Artifact, Cause> {
         let source = Artifact { source: self.target.source, built: None, size: Bytes(0) };
-        self.report(BuildPhase::Running { step: "fetch the source".into() });
+        self.report(BuildPhase::Running { step: FETCH.into() });
         let lease = self
             .shared
             .artifacts

@@ -20,6 +20,7 @@ pub struct Turn {
     ticket: u64,
     org: OrgId,
     begin: oneshot::Receiver<()>,
+    begun: bool,
 }
 
 #[derive(Debug)]
@@ -53,7 +54,7 @@ impl Turns {
         queue.tickets += 1;
         queue.waiting.push_back(Waiting { ticket, org, begin: sender });
         queue.serve();
-        Turn { turns: self.clone(), ticket, org, begin }
+        Turn { turns: self.clone(), ticket, org, begin, begun: false }
     }
 
     fn lock(&self) -> MutexGuard<'_, Queue> {
@@ -62,10 +63,19 @@ impl Turns {
 }
 
 impl Turn {
+    /// Whether the place is there already.
+    pub fn has_begun(&mut self) -> bool {
+        self.begun = self.begun || self.begin.try_recv().is_ok();
+        self.begun
+    }
+
     /// Returns once the place is there; it is held until the turn is dropped.
     pub async fn begins(&mut self) {
-        // The other end stays in the queue until it is used.
-        let _ = (&mut self.begin).await;
+        if !self.has_begun() {
+            // The other end stays in the queue until it is used.
+            let _ = (&mut self.begin).await;
+            self.begun = true;
+        }
     }
 }
 
@@ -111,9 +121,6 @@ impl Queue {
 
 #[cfg(test)]
 mod tests {
-    use std::pin::pin;
-    use std::task::{Context, Poll, Waker};
-
     use insula_model::Timestamp;
 
     use super::*;
@@ -122,19 +129,14 @@ mod tests {
         OrgId::from_parts(Timestamp::from_millis(1), [n; 10])
     }
 
-    fn begun(turn: &mut Turn) -> bool {
-        let begins = pin!(turn.begins());
-        matches!(begins.poll(&mut Context::from_waker(Waker::noop())), Poll::Ready(()))
-    }
-
     #[test]
     fn builds_of_one_org_that_never_end_leave_a_place_for_another() {
         let turns = Turns::new(2, 1);
         let mut endless = [turns.enter(org(1)), turns.enter(org(1))];
         let mut other = turns.enter(org(2));
-        assert!(begun(&mut endless[0]));
-        assert!(!begun(&mut endless[1]));
-        assert!(begun(&mut other), "at once");
+        assert!(endless[0].has_begun());
+        assert!(!endless[1].has_begun());
+        assert!(other.has_begun(), "at once");
     }
 
     #[test]
@@ -144,27 +146,38 @@ mod tests {
         let _third = turns.enter(org(2));
         // All are taken; the greedy one asks first.
         let (mut greedy, mut modest) = (turns.enter(org(1)), turns.enter(org(3)));
-        assert!(!begun(&mut greedy) && !begun(&mut modest));
+        assert!(!greedy.has_begun() && !modest.has_begun());
         drop(first);
-        assert!(!begun(&mut greedy) && begun(&mut modest));
+        assert!(!greedy.has_begun() && modest.has_begun());
         drop(modest);
-        assert!(begun(&mut greedy));
+        assert!(greedy.has_begun());
     }
 
     #[test]
     fn who_leaves_the_queue_takes_no_place_with_him() {
         let turns = Turns::new(1, 1);
         let mut first = turns.enter(org(1));
-        assert!(begun(&mut first));
+        assert!(first.has_begun());
         let (left, mut last) = (turns.enter(org(2)), turns.enter(org(3)));
         drop(left);
-        assert!(!begun(&mut last));
+        assert!(!last.has_begun());
         // Given a place, and dropped before it knew.
         let unaware = turns.enter(org(2));
         drop(first);
-        assert!(begun(&mut last));
+        assert!(last.has_begun());
         drop(last);
         drop(unaware);
-        assert!(begun(&mut turns.enter(org(1))));
+        assert!(turns.enter(org(1)).has_begun());
+    }
+
+    #[tokio::test]
+    async fn a_turn_is_awaited_as_often_as_one_likes() {
+        let turns = Turns::new(1, 1);
+        let (mut first, mut second) = (turns.enter(org(1)), turns.enter(org(2)));
+        first.begins().await;
+        first.begins().await;
+        drop(first);
+        second.begins().await;
+        assert!(second.has_begun());
     }
 }
