@@ -24,7 +24,7 @@ use super::settings::Settings;
 use super::spec::{Surroundings, spec};
 use super::state::BuildState;
 use super::turns::Turn;
-use super::watch::{CACHE_FILES_MAX, CACHE_MAX, DiskWatch, is_full};
+use super::watch::{DiskWatch, ease, is_full};
 use crate::artifact::{Lease, Opaque, PackError, Packed, pack};
 use crate::error::chain;
 use crate::instance::shortened;
@@ -317,7 +317,11 @@ impl BuildTask {
                 }
                 Ok(()) | Err(_) => {}
             }
-            ease(&cache)?;
+            ease(&cache).map_err(|source| BuildError::Disk {
+                doing: "ease",
+                path: cache,
+                source,
+            })?;
             for path in made {
                 std::fs::create_dir_all(&path).map_err(|source| BuildError::Disk {
                     doing: "make",
@@ -340,7 +344,7 @@ impl BuildTask {
         let cache = self.shared.layout.build_cache(self.target.place.app);
         let eased = tokio::task::spawn_blocking(move || ease(&cache)).await;
         if let Ok(Err(error)) = eased {
-            tracing::warn!(build = %self.id(), error = %chain(&error), "ease a cache of builds");
+            tracing::warn!(build = %self.id(), %error, "ease a cache of builds");
         }
     }
 
@@ -516,16 +520,6 @@ fn failure(step: &BuildStep, exit: Exit, starved: bool, full: bool, target: &Bui
     };
     cause.exit = Some(exit);
     cause
-}
-
-/// Removes a cache that is half full, with what nobody may need any more; it fills again.
-fn ease(cache: &Path) -> Result<(), BuildError> {
-    let (bytes_max, entries_max) = (Bytes(CACHE_MAX.0 / 2), CACHE_FILES_MAX / 2);
-    let found = tree::measure(cache, bytes_max, entries_max);
-    if found.bytes > bytes_max || found.entries > entries_max {
-        remove(cache)?;
-    }
-    Ok(())
 }
 
 fn remove(path: &Path) -> Result<(), BuildError> {

@@ -11,12 +11,12 @@ use insula_model::{BuildId, Bytes};
 use super::nameless::{self, Nameless};
 use crate::artifact::FILES_MAX;
 use crate::sandbox::Sandboxes;
-use crate::tree::{Measured, measure};
+use crate::tree::{self, Measured, measure};
 
 /// What one app's package managers may keep between builds.
-pub const CACHE_MAX: Bytes = Bytes::gib(2);
+const CACHE_MAX: Bytes = Bytes::gib(2);
 /// The same in files: package managers keep some ten thousand.
-pub const CACHE_FILES_MAX: usize = 200_000;
+const CACHE_FILES_MAX: usize = 200_000;
 /// Between looks; a fast disk takes a gigabyte meanwhile.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Looking may take this part of the time, so that a large tree is looked at less often.
@@ -197,6 +197,19 @@ fn is_below(part: u64, whole: u64, percent: u64) -> bool {
     u128::from(part) * 100 < u128::from(whole) * u128::from(percent)
 }
 
+/// Removes a cache that is half full, with what nobody may need any more; it fills again.
+pub fn ease(cache: &Path) -> io::Result<()> {
+    ease_to(cache, Bytes(CACHE_MAX.0 / 2), CACHE_FILES_MAX / 2)
+}
+
+fn ease_to(cache: &Path, bytes_max: Bytes, files_max: usize) -> io::Result<()> {
+    let found = measure(cache, bytes_max, files_max);
+    if found.bytes > bytes_max || found.entries > files_max {
+        tree::remove(cache)?;
+    }
+    Ok(())
+}
+
 /// Whether a failure may be the disk's.
 pub fn is_full(path: &Path) -> bool {
     let bounds = Bounds::of(Bytes(0));
@@ -266,6 +279,20 @@ mod tests {
         watch.bounds.cache_files_max = 19;
         let message = said(&watch, &[]).unwrap();
         assert!(message.starts_with("too many files: the build left in its cache"), "{message}");
+    }
+
+    #[test]
+    fn a_cache_of_many_files_does_not_stay() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = watch(folder.path()).cache;
+        for n in 0..20 {
+            std::fs::write(cache.join(n.to_string()), "").unwrap();
+        }
+        ease_to(&cache, Bytes::mib(1), 20).unwrap();
+        assert!(cache.exists());
+        ease_to(&cache, Bytes::mib(1), 19).unwrap();
+        assert!(!cache.exists());
+        ease_to(&cache, Bytes::mib(1), 19).unwrap();
     }
 
     #[test]
