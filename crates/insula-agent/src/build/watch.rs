@@ -159,7 +159,7 @@ fn too_much(bounds: &Bounds, looked: &Looked) -> Option<String> {
         return Some(format!(
             "the build added more than the {max} that it may, {} of it in files that it removed \
              and still has open",
-            nameless.bytes
+            rounded(nameless.bytes)
         ));
     }
     if !nameless.whole {
@@ -173,9 +173,14 @@ fn too_much(bounds: &Bounds, looked: &Looked) -> Option<String> {
         return Some("the node's disk has no room for more files".into());
     }
     if looked.fell > bounds.fall_max && space.is_low(bounds) {
-        return Some(format!("the node's disk lost {} while the build ran", looked.fell));
+        return Some(format!("the node's disk lost {} while the build ran", rounded(looked.fell)));
     }
     None
+}
+
+/// For people: to whole MiB, down.
+fn rounded(bytes: Bytes) -> Bytes {
+    Bytes::mib(bytes.0 >> 20)
 }
 
 impl Space {
