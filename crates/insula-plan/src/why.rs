@@ -40,6 +40,9 @@ fn report(report: &InstanceReport) -> Vec<String> {
     let mut said = vec![match &report.phase {
         InstancePhase::Preparing => "its node is fetching what it is made of".to_owned(),
         InstancePhase::Starting => "its process runs and has not answered a probe yet".to_owned(),
+        InstancePhase::Ready if report.restarts > 0 => {
+            format!("it is ready, after {} restarts", report.restarts)
+        }
         InstancePhase::Ready => "it is ready".to_owned(),
         InstancePhase::Unready { reason } => format!("it fails its probe: {reason}"),
         InstancePhase::BackingOff { until } => {
@@ -78,7 +81,8 @@ pub fn deployment(deployment: &Deployment, plan: &Plan) -> Vec<String> {
     said
 }
 
-pub fn app(world: &World, app: AppId, plan: &Plan) -> Vec<String> {
+/// `newest` is the app's newest deployment, which the world has forgotten if it ended badly.
+pub fn app(world: &World, app: AppId, newest: Option<&Deployment>, plan: &Plan) -> Vec<String> {
     let mut said = Vec::new();
     let Some(app) = world.apps.get(&app) else { return said };
     if !app.running {
@@ -88,12 +92,20 @@ pub fn app(world: &World, app: AppId, plan: &Plan) -> Vec<String> {
         None => said.push("no deployment of it has become live yet".into()),
         Some(live) => said.push(format!("{} is live since {}", live.deployment, live.since)),
     }
+    if let Some(newest) = newest
+        && let DeploymentState::Failed { .. } = newest.state
+    {
+        said.push(format!("{}: {}", newest.id, deployment(newest, plan).join("; ")));
+    }
     for pending in world.pending(app.id) {
         said.push(format!("{}: {}", pending.id, deployment(pending, plan).join("; ")));
     }
     said.extend(waits(plan, &app.id.to_string()).map(str::to_owned));
     for i in world.instances_of(app.id) {
-        let ready = i.observed.present().is_some_and(|r| r.phase == InstancePhase::Ready);
+        let ready = i.observed.present().is_some_and(|r| {
+            // One that is ready now and was not a moment ago is worth a word.
+            r.phase == InstancePhase::Ready && r.restarts == 0
+        });
         if !ready || i.intent != Intent::Run {
             said.push(format!("{} ({}): {}", i.id, i.component, instance(world, i).join("; ")));
         }

@@ -2,7 +2,7 @@
 
 use insula_model::{AppId, DeploymentId, InstanceId, RunId};
 use insula_plan::why;
-use insula_store::{instances, runs};
+use insula_store::{Page, deployments as stored, instances, runs};
 use insula_wire::rest::why::Why;
 
 use crate::context::{Cx, shown};
@@ -33,7 +33,8 @@ async fn explain(cx: Cx) -> Result<Reply, ApiError> {
             let (world, plan) = &*view;
             if let Ok(id) = asked.parse::<AppId>() {
                 apps::find(tx, org, id)?;
-                return Ok(why::app(world, id, plan));
+                let newest = stored::list(tx, org, Some(id), &Page::first(1))?.items.pop();
+                return Ok(why::app(world, id, newest.as_ref(), plan));
             }
             if let Ok(id) = asked.parse::<DeploymentId>() {
                 return Ok(why::deployment(&deployments::find(tx, org, id)?, plan));

@@ -332,3 +332,22 @@ fn after_a_restart_one_still_goes_back_to_what_was_before() {
     finish(&mut s);
     assert_eq!(s.world.deployments[&restart].previous, first);
 }
+
+#[test]
+fn why_tells_of_the_last_failure_and_of_restarts() {
+    let mut s = Scene::new();
+    live(&mut s, spec(&[("web", web(1))]));
+    let id = s.instances()[0].id;
+    s.report(id, |r| r.restarts = 11);
+    let second = s.deploy(spec(&[("web", web(1))]));
+    s.settle();
+    let new = s.running(second)[0];
+    s.exit_early(new, 1);
+    s.exit_early(new, 1);
+    s.settle();
+    let newest = s.world.deployments[&second].clone();
+    let plan = insula_plan::plan(&s.world, s.now);
+    let said = insula_plan::why::app(&s.world, s.app, Some(&newest), &plan).join("\n");
+    assert!(said.contains("ended 2 times before it was ready: exit code 1"), "{said}");
+    assert!(said.contains("it is ready, after 11 restarts"), "{said}");
+}
