@@ -100,6 +100,42 @@ mod tests {
         Binary::command().debug_assert();
     }
 
+    /// clap gives a flag that every command takes to whatever has its name: a NAME that is called
+    /// `token` would become the credential.
+    #[test]
+    fn no_argument_takes_the_place_of_a_global_flag() {
+        fn check(command: &clap::Command, global: &clap::Command, looked_at: &mut usize) {
+            for argument in command.get_arguments() {
+                *looked_at += 1;
+                let taken = global.get_arguments().find(|flag| flag.get_id() == argument.get_id());
+                let same = taken.is_none_or(|flag| flag.get_long() == argument.get_long());
+                assert!(same, "{} of `{}`", argument.get_id(), command.get_name());
+            }
+            for below in command.get_subcommands() {
+                check(below, global, looked_at);
+            }
+        }
+        let global = <Global as clap::Args>::augment_args(clap::Command::new("insula"));
+        let ours = Command::augment_subcommands(clap::Command::new("insula"));
+        let mut looked_at = 0;
+        check(&ours, &global, &mut looked_at);
+        assert!(looked_at > 50, "{looked_at} were looked at");
+    }
+
+    #[test]
+    fn a_name_is_no_flag() {
+        for line in [
+            "insula tokens show x",
+            "insula tokens delete x --yes",
+            "insula orgs delete x",
+            "insula projects show x",
+            "insula apps delete x",
+        ] {
+            let told = format!("{:?}", parse(line).unwrap().global);
+            assert_eq!(told, format!("{:?}", parse("insula whoami").unwrap().global), "{line}");
+        }
+    }
+
     #[test]
     fn flags_of_the_binary_s_own_commands_do_not_clash_with_ours() {
         for line in ["insula up --data /x --json", "insula --data /x --json up"] {

@@ -29,12 +29,14 @@ enum Verb {
     /// Show an app
     Show {
         /// By name or id [default: the folder's]
-        app: Option<String>,
+        #[arg(value_name = "APP")]
+        named: Option<String>,
     },
     /// End an app, with its releases, variables, secrets and domains
     Delete {
         /// By name or id
-        app: String,
+        #[arg(value_name = "APP")]
+        named: String,
         /// Do not ask
         #[arg(long, short)]
         yes: bool,
@@ -59,15 +61,15 @@ pub async fn run(args: Args, cx: &Cx) -> Outcome {
             let app: App = cx.client().post(&cx.org(&["apps"]), &body).await?;
             cx.terminal.answer(&app, |_| format!("{}\n", app.name))
         }
-        Verb::Show { app } => {
-            let app = match app {
+        Verb::Show { named } => {
+            let app = match named {
                 Some(named) => cx.app_named(&named).await?,
                 None => cx.app(Guess::Harmless).await?,
             };
             cx.terminal.answer(&app, |paint| show(&app, paint))
         }
-        Verb::Delete { app, yes } => {
-            let app = cx.app_named(&app).await?;
+        Verb::Delete { named, yes } => {
+            let app = cx.app_named(&named).await?;
             let instances: Vec<Instance> =
                 cx.client().all(&cx.of_app(&app, &["instances"])).await?;
             let running = units::count(instances.len(), "instance", "instances");

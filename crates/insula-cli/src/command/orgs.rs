@@ -25,12 +25,14 @@ enum Verb {
     /// Show an org
     Show {
         /// By name or id [default: the chosen one]
-        org: Option<String>,
+        #[arg(value_name = "ORG")]
+        named: Option<String>,
     },
     /// End an org that has no apps
     Delete {
         /// By name or id
-        org: String,
+        #[arg(value_name = "ORG")]
+        named: String,
         /// Do not ask
         #[arg(long, short)]
         yes: bool,
@@ -38,21 +40,24 @@ enum Verb {
     /// Show what an org uses, beside what it may
     Usage {
         /// By name or id [default: the chosen one]
-        org: Option<String>,
+        #[arg(value_name = "ORG")]
+        named: Option<String>,
     },
     /// Set what an org may use at once (the operator); what is not given stays
     Quota(SetArgs),
     /// Seal all secrets of the org with a new key
     RotateKey {
         /// By name or id [default: the chosen one]
-        org: Option<String>,
+        #[arg(value_name = "ORG")]
+        named: Option<String>,
     },
 }
 
 #[derive(Debug, clap::Args)]
 struct SetArgs {
     /// By name or id [default: the chosen one]
-    org: Option<String>,
+    #[arg(value_name = "ORG")]
+    named: Option<String>,
     #[arg(long, value_name = "N")]
     instances: Option<u32>,
     /// As in 8GiB
@@ -88,7 +93,7 @@ fn cores(text: &str) -> Result<MilliCpu, String> {
 pub async fn run(args: Args, cx: &Cx) -> Outcome {
     cx.require_sign_in()?;
     let of =
-        |org: Option<&String>, parts: &[&str]| Target::org(org.unwrap_or(&cx.place.org), parts);
+        |named: Option<&String>, parts: &[&str]| Target::org(named.unwrap_or(&cx.place.org), parts);
     match args.verb.unwrap_or(Verb::List) {
         Verb::List => {
             let all: Vec<Org> = cx.client().all(&Target::v1(&["orgs"])).await?;
@@ -98,12 +103,12 @@ pub async fn run(args: Args, cx: &Cx) -> Outcome {
             let made: Org = cx.client().post(&Target::v1(&["orgs"]), &CreateOrg { name }).await?;
             cx.terminal.answer(&made, |_| format!("{}\n", made.name))
         }
-        Verb::Show { org } => {
-            let found: Org = cx.client().get(&of(org.as_ref(), &[])).await?;
+        Verb::Show { named } => {
+            let found: Org = cx.client().get(&of(named.as_ref(), &[])).await?;
             cx.terminal.answer(&found, |paint| show(&found, paint))
         }
-        Verb::Delete { org, yes } => {
-            let target = of(Some(&org), &[]);
+        Verb::Delete { named, yes } => {
+            let target = of(Some(&named), &[]);
             let found: Org = cx.client().get(&target).await?;
             let what = format!(
                 "this deletes the org {} with its projects, members, tokens, variables and secrets",
@@ -113,12 +118,12 @@ pub async fn run(args: Args, cx: &Cx) -> Outcome {
             cx.client().delete(&target).await?;
             done(cx, &format!("deleted the org {}", found.name))
         }
-        Verb::Usage { org } => {
-            let usage: Usage = cx.client().get(&of(org.as_ref(), &["usage"])).await?;
+        Verb::Usage { named } => {
+            let usage: Usage = cx.client().get(&of(named.as_ref(), &["usage"])).await?;
             cx.terminal.answer(&usage, |paint| usage_table(&usage).render(paint, None))
         }
         Verb::Quota(args) => {
-            let target = of(args.org.as_ref(), &["quota"]);
+            let target = of(args.named.as_ref(), &["quota"]);
             let now: Quota = cx.client().get(&target).await?;
             let wanted = SetQuota {
                 instances: args.instances.unwrap_or(now.instances),
@@ -132,8 +137,8 @@ pub async fn run(args: Args, cx: &Cx) -> Outcome {
             let set: Quota = cx.client().put(&target, &wanted).await?;
             cx.terminal.answer(&set, |paint| quota_pairs(&set, paint))
         }
-        Verb::RotateKey { org } => {
-            let target = of(org.as_ref(), &["data-key", "rotate"]);
+        Verb::RotateKey { named } => {
+            let target = of(named.as_ref(), &["data-key", "rotate"]);
             let rotated: KeyRotated = cx.client().act(&target).await?;
             cx.terminal.answer(&rotated, |_| {
                 format!("all secrets are sealed with key number {} now\n", rotated.key)

@@ -23,12 +23,14 @@ enum Verb {
     /// Show a project
     Show {
         /// By name or id [default: the chosen one]
-        project: Option<String>,
+        #[arg(value_name = "PROJECT")]
+        named: Option<String>,
     },
     /// End a project that has no environments
     Delete {
         /// By name or id
-        project: String,
+        #[arg(value_name = "PROJECT")]
+        named: String,
         /// Do not ask
         #[arg(long, short)]
         yes: bool,
@@ -58,8 +60,8 @@ pub async fn run(args: Args, cx: &Cx) -> Outcome {
                 cx.client().post(&cx.org(&["projects"]), &CreateProject { name }).await?;
             cx.terminal.answer(&made, |_| format!("{}\n", made.name))
         }
-        Verb::Show { project } => {
-            let named = project.as_ref().unwrap_or(&cx.place.project);
+        Verb::Show { named } => {
+            let named = named.as_ref().unwrap_or(&cx.place.project);
             let found: Project = cx.client().get(&cx.org(&["projects", named])).await?;
             cx.terminal.answer(&found, |paint| {
                 let lines = [
@@ -70,8 +72,8 @@ pub async fn run(args: Args, cx: &Cx) -> Outcome {
                 pairs(&lines, paint)
             })
         }
-        Verb::Delete { project, yes } => {
-            let target = cx.org(&["projects", &project]);
+        Verb::Delete { named, yes } => {
+            let target = cx.org(&["projects", &named]);
             let found: Project = cx.client().get(&target).await?;
             let what = format!(
                 "this deletes the project {} of the org {} with its variables and secrets",

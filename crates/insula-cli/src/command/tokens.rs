@@ -33,12 +33,14 @@ enum Verb {
     /// Show a token, without its text
     Show {
         /// By name or id
-        token: String,
+        #[arg(value_name = "TOKEN")]
+        named: String,
     },
     /// Revoke a token, at once
     Delete {
         /// By name or id
-        token: String,
+        #[arg(value_name = "TOKEN")]
+        named: String,
         /// Do not ask
         #[arg(long, short)]
         yes: bool,
@@ -71,8 +73,8 @@ pub async fn run(args: Args, cx: &Cx) -> Outcome {
             cx.terminal.say("keep it now: it is not shown again");
             cx.terminal.answer(&made, |_| format!("{}\n", made.secret.0))
         }
-        Verb::Show { token } => {
-            let found = find(cx, &token).await?;
+        Verb::Show { named } => {
+            let found = find(cx, &named).await?;
             cx.terminal.answer(&found, |paint| {
                 let lines = [
                     ("name", found.name.to_string()),
@@ -84,8 +86,8 @@ pub async fn run(args: Args, cx: &Cx) -> Outcome {
                 pairs(&lines, paint)
             })
         }
-        Verb::Delete { token, yes } => {
-            let found = find(cx, &token).await?;
+        Verb::Delete { named, yes } => {
+            let found = find(cx, &named).await?;
             let what =
                 format!("this revokes the token {}: whatever uses it stops working", found.name);
             cx.terminal.confirm(&what, yes)?;
