@@ -96,7 +96,7 @@ impl Cx {
     ) -> Result<Self, Failure> {
         let local = Local::read(&global, folder)?;
         let server = settings::server_to_sign_in(local.sources(&global))?;
-        let place = settings::place(&global, &local.project);
+        let place = settings::place(&global, &local.project, None);
         Self::with(global, terminal, Settings { server, token: None, place })
     }
 

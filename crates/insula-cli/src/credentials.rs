@@ -36,6 +36,19 @@ pub struct SignIn {
     pub email: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires: Option<Timestamp>,
+    /// By name, the orgs that it opened when it was made.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub orgs: Vec<String>,
+}
+
+impl SignIn {
+    /// The org that is meant where nobody says which: there is no other.
+    pub fn only_org(&self) -> Option<&str> {
+        match self.orgs.as_slice() {
+            [only] => Some(only),
+            [] | [_, _, ..] => None,
+        }
+    }
 }
 
 impl Saved {
@@ -120,7 +133,7 @@ mod tests {
     }
 
     fn sign_in(token: &str) -> SignIn {
-        SignIn { token: Hidden(token.into()), email: None, expires: None }
+        SignIn { token: Hidden(token.into()), email: None, expires: None, orgs: Vec::new() }
     }
 
     #[test]

@@ -32,7 +32,7 @@ pub struct Global {
     /// Credential; better in the variable than on the command line, where others can see it
     #[arg(long, global = true, env = "INSULA_TOKEN", hide_env_values = true, value_name = "TOKEN")]
     pub token: Option<String>,
-    /// Org, by name or id [default: default]
+    /// Org, by name or id [default: the only one of the sign-in, else default]
     #[arg(long, global = true, env = "INSULA_ORG", value_name = "ORG")]
     pub org: Option<String>,
     /// Project [default: default]

@@ -9,7 +9,7 @@ use insula_wire::rest::page::Hidden;
 
 use crate::Global;
 use crate::client::Server;
-use crate::credentials::{Operator, Saved};
+use crate::credentials::{Operator, Saved, SignIn};
 use crate::failure::{Exit, Failure};
 use crate::project_file::ProjectFile;
 
@@ -44,16 +44,18 @@ pub struct Place {
 
 pub fn settle(sources: Sources<'_>) -> Result<Settings, Failure> {
     let server = server(sources)?;
-    let token = token(sources, &server)?;
-    Ok(Settings { server, token, place: place(sources.global, sources.project) })
+    let (token, sign_in) = credential(sources, &server);
+    let org = sign_in.and_then(SignIn::only_org);
+    Ok(Settings { server, token, place: place(sources.global, sources.project, org) })
 }
 
-pub fn place(global: &Global, project: &ProjectFile) -> Place {
+/// `org` is the one that the credential is for, if it is for one alone.
+pub fn place(global: &Global, project: &ProjectFile, org: Option<&str>) -> Place {
     let or = |flag: &Option<String>, file: &Option<String>, default: &str| {
         given(flag).or(given(file)).unwrap_or(default).to_owned()
     };
     Place {
-        org: or(&global.org, &project.org, ORG_DEFAULT),
+        org: or(&global.org, &project.org, org.unwrap_or(ORG_DEFAULT)),
         project: or(&global.project, &project.project, PROJECT_DEFAULT),
         env: or(&global.env, &project.env, ENVIRONMENT_DEFAULT),
         app: given(&global.app).or(given(&project.app)).map(str::to_owned),
@@ -110,19 +112,44 @@ fn operator_of<'a>(sources: Sources<'a>, server: &Server) -> Option<&'a Operator
     sources.operator.filter(|operator| operator.server.parse::<Server>().as_ref() == Ok(server))
 }
 
-fn token(sources: Sources<'_>, server: &Server) -> Result<Option<Hidden>, Failure> {
+/// The token, and the sign-in that it is from, if it is from one.
+fn credential<'a>(sources: Sources<'a>, server: &Server) -> (Option<Hidden>, Option<&'a SignIn>) {
     if let Some(token) = given(&sources.global.token) {
-        return Ok(Some(Hidden(token.to_owned())));
+        return (Some(Hidden(token.to_owned())), None);
     }
     let operator = operator_of(sources, server).map(|operator| operator.token.clone());
-    let saved = sources.saved.of(server).map(|sign_in| sign_in.token.clone());
-    Ok(if sources.global.data.is_some() { operator.or(saved) } else { saved.or(operator) })
+    match sources.saved.of(server) {
+        Some(sign_in) if operator.is_none() || sources.global.data.is_none() => {
+            (Some(sign_in.token.clone()), Some(sign_in))
+        }
+        Some(_) | None => (operator, None),
+    }
+}
+
+/// What to tell who is in several orgs, has named none, and is not in the usual one.
+pub fn which_org(sources: Sources<'_>) -> Option<String> {
+    if given(&sources.global.org).or(given(&sources.project.org)).is_some() {
+        return None;
+    }
+    let server = server(sources).ok()?;
+    let (_, sign_in) = credential(sources, &server);
+    orgs_hint(&sign_in?.orgs)
+}
+
+/// The same for the orgs of a sign-in.
+pub fn orgs_hint(orgs: &[String]) -> Option<String> {
+    let usual = orgs.iter().any(|org| org == ORG_DEFAULT);
+    (orgs.len() > 1 && !usual).then(|| {
+        format!(
+            "you are in {}: give --org NAME, or write it down: insula init --org NAME",
+            orgs.join(", ")
+        )
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::credentials::SignIn;
 
     struct World {
         global: Global,
@@ -142,9 +169,30 @@ mod tests {
 
     impl World {
         fn signed_in(mut self, server: &str, token: &str) -> Self {
-            let sign_in = SignIn { token: Hidden(token.into()), email: None, expires: None };
+            let sign_in = SignIn {
+                token: Hidden(token.into()),
+                email: None,
+                expires: None,
+                orgs: Vec::new(),
+            };
             self.saved.add(&server.parse().unwrap(), sign_in);
             self
+        }
+
+        fn in_orgs(mut self, orgs: &[&str]) -> Self {
+            for sign_in in self.saved.servers.values_mut() {
+                sign_in.orgs = orgs.iter().map(|org| (*org).to_owned()).collect();
+            }
+            self
+        }
+
+        fn org(&self) -> String {
+            self.settle().unwrap().place.org
+        }
+
+        fn which_org(&self) -> Option<String> {
+            let World { global, project, saved, operator } = self;
+            which_org(Sources { global, project, saved, operator: operator.as_ref() })
         }
 
         fn operator(mut self, server: &str, token: &str) -> Self {
@@ -213,6 +261,43 @@ mod tests {
     }
 
     #[test]
+    fn who_is_in_one_org_means_that_one() {
+        let mut world = nothing().signed_in("https://a.example", "a").in_orgs(&["beta"]);
+        assert_eq!(world.org(), "beta");
+        world.project.org = Some("folder".into());
+        assert_eq!(world.org(), "folder");
+        world.global.org = Some("flag".into());
+        assert_eq!(world.org(), "flag");
+    }
+
+    #[test]
+    fn an_org_of_one_credential_is_not_taken_for_anothers() {
+        let mut world = nothing()
+            .signed_in("http://127.0.0.1:1", "a")
+            .in_orgs(&["beta"])
+            .operator("http://127.0.0.1:1", "op");
+        assert_eq!((world.told(), world.org()), ("a to http://127.0.0.1:1".into(), "beta".into()));
+        world.global.data = Some("/data".into());
+        assert_eq!(world.org(), "default", "the operator's credential is used");
+        world.global.data = None;
+        world.global.token = Some("from CI".into());
+        assert_eq!(world.org(), "default", "nobody knows the orgs of that token");
+    }
+
+    #[test]
+    fn who_is_in_several_orgs_is_told_to_name_one() {
+        let mut world = nothing().signed_in("https://a.example", "a").in_orgs(&["beta", "gamma"]);
+        assert_eq!(world.org(), "default");
+        let told = world.which_org().unwrap();
+        assert!(told.starts_with("you are in beta, gamma: give --org NAME"), "{told}");
+        world.global.org = Some("beta".into());
+        assert_eq!(world.which_org(), None, "one was named");
+        world.global.org = None;
+        let world = world.in_orgs(&["beta", "default"]);
+        assert_eq!((world.org(), world.which_org()), ("default".into(), None));
+    }
+
+    #[test]
     fn names_come_from_flags_then_from_the_folder_then_from_habit() {
         let global =
             Global { env: Some("staging".into()), app: Some(String::new()), ..Global::default() };
@@ -222,7 +307,7 @@ mod tests {
             app: Some("shop".into()),
             ..ProjectFile::default()
         };
-        let place = place(&global, &project);
+        let place = place(&global, &project, Some("only"));
         let told = [&place.org, &place.project, &place.env];
         assert_eq!(told, ["acme", "default", "staging"]);
         assert_eq!(place.app.as_deref(), Some("shop"));

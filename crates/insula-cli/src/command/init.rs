@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use crate::Global;
 use crate::app_name;
 use crate::context::Local;
+use crate::credentials::SignIn;
 use crate::failure::{Exit, Failure, Outcome};
 use crate::project_file::{self, ProjectFile};
 use crate::settings;
@@ -27,11 +28,12 @@ pub fn run(args: &Args, global: &Global, terminal: &Terminal) -> Outcome {
     let folder = std::path::absolute(&args.path)
         .map_err(|error| Failure::because("find the folder", &error))?;
     let local = Local::read(global, &folder)?;
-    let place = settings::place(global, &ProjectFile::default());
     let server = settings::server_to_sign_in(settings::Sources {
         project: &ProjectFile::default(),
         ..local.sources(global)
     })?;
+    let org = local.saved.of(&server).and_then(SignIn::only_org);
+    let place = settings::place(global, &ProjectFile::default(), org);
     let file = ProjectFile {
         // This machine is another one for everybody else who has the folder.
         server: (!server.is_loopback()).then(|| server.to_string()),

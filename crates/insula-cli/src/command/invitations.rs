@@ -109,7 +109,9 @@ async fn accept(cx: &Cx) -> Outcome {
         password: Hidden(password.clone()),
     };
     let member: Member = cx.client().post(&Target::v1(&["invitations", "accept"]), &body).await?;
-    login::sign_in(cx.client(), member.email.clone(), Hidden(password)).await?;
+    let orgs =
+        login::sign_in(cx.client(), &cx.global, member.email.clone(), Hidden(password)).await?;
     cx.terminal.say(&format!("signed in to {}", cx.client().server()));
+    login::tell_orgs(&cx.terminal, &orgs);
     cx.terminal.answer(&member, |_| format!("{} is {} now\n", member.email, member.role))
 }

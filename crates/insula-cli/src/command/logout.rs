@@ -28,7 +28,7 @@ pub async fn run(args: Args, global: Global, terminal: Terminal) -> Outcome {
             terminal.say(&format!("not signed in to {server}"));
             continue;
         };
-        let place = settings::place(&global, &local.project);
+        let place = settings::place(&global, &local.project, None);
         let settings = Settings { server: server.clone(), token: Some(sign_in.token), place };
         let client = context::client(&settings, &global, terminal.err_is_terminal())?;
         // A token of an org is no session: it lives until it is revoked. And a server that is gone

@@ -37,14 +37,15 @@ mod vars;
 mod whoami;
 mod why;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use insula_model::release::ReleaseNumber;
 
 use crate::Global;
-use crate::context::Cx;
+use crate::context::{Cx, Local};
 use crate::failure::{Exit, Failure, Outcome, words};
+use crate::settings;
 use crate::show::Terminal;
 
 #[derive(Debug, clap::Subcommand)]
@@ -150,11 +151,29 @@ pub fn run(global: Global, command: Command) -> ExitCode {
 }
 
 async fn dispatch(global: Global, command: Command) -> Outcome {
-    let terminal = Terminal::of_this_process(global.json);
     let folder = match &command {
         Command::Deploy(args) => args.path.clone(),
         _ => PathBuf::from("."),
     };
+    match perform(global.clone(), command, folder.clone()).await {
+        // It was looked for in an org that nobody has named.
+        Err(failure) if failure.exit == Exit::NOT_FOUND && failure.hint.is_none() => {
+            Err(with_orgs(failure, &global, &folder))
+        }
+        outcome => outcome,
+    }
+}
+
+fn with_orgs(failure: Failure, global: &Global, folder: &Path) -> Failure {
+    let Ok(local) = Local::read(global, folder) else { return failure };
+    match settings::which_org(local.sources(global)) {
+        Some(hint) => failure.hint(hint),
+        None => failure,
+    }
+}
+
+async fn perform(global: Global, command: Command, folder: PathBuf) -> Outcome {
+    let terminal = Terminal::of_this_process(global.json);
     let start = Start { global, terminal, folder };
     match command {
         // These come before there is anybody to ask.
