@@ -68,6 +68,7 @@ extern "C" fn init_main(stack: *const usize) -> ! {
         wait_ns: TICK_NS,
     };
     let mut next_tick = sys::monotonic_ns() + logs.wait_ns;
+    let mut app = App { pid: app, asked: false, end: None };
     loop {
         let now = sys::monotonic_ns();
         if now >= next_tick {
@@ -75,8 +76,9 @@ extern "C" fn init_main(stack: *const usize) -> ! {
             next_tick = now + logs.wait_ns;
         }
         match sys::wait_signal(&signals, next_tick.saturating_sub(now)) {
-            Some(sys::SIGCHLD) => reap(app),
-            Some(signal) => sys::kill(app, signal),
+            Some(sys::SIGCHLD) => app.reap(),
+            Some(sys::SIGWINCH) => sys::kill(app.pid, sys::SIGWINCH),
+            Some(signal) => app.ask_to_end(signal),
             None => {}
         }
     }
@@ -224,15 +226,47 @@ unsafe fn find_path(envp: *const *const u8) -> Option<*const u8> {
     None
 }
 
-/// Collects every child that has ended; the app's end is the end of the sandbox.
-fn reap(app: i32) {
-    while let Some((pid, status)) = sys::wait_any() {
-        if pid == app {
-            let signal = status & 0x7f;
-            if signal == 0 {
-                finish(KIND_EXITED, (status >> 8) & 0xff);
+/// The process that was started, and everything it has left to us.
+struct App {
+    pid: i32,
+    /// Whether it was asked to end.
+    asked: bool,
+    /// How it ended, once it has: kind and value.
+    end: Option<(u8, i32)>,
+}
+
+impl App {
+    /// Everybody is asked: the app is often a shell, which tells nobody and ends first.
+    fn ask_to_end(&mut self, signal: i32) {
+        self.asked = true;
+        sys::kill(EVERYBODY_ELSE, signal);
+    }
+
+    /// Collects every child that has ended. The app's end is the end of the sandbox; if it was asked
+    /// for, the others may finish first, for as long as whoever asked has patience.
+    fn reap(&mut self) {
+        loop {
+            match sys::wait_any() {
+                sys::Waited::Ended { pid, status } if pid == self.pid => {
+                    let signal = status & 0x7f;
+                    let end = match signal {
+                        0 => (KIND_EXITED, (status >> 8) & 0xff),
+                        signal => (KIND_SIGNALED, signal),
+                    };
+                    if !self.asked {
+                        finish(end.0, end.1);
+                    }
+                    self.end = Some(end);
+                }
+                sys::Waited::Ended { .. } => {}
+                sys::Waited::NobodyEnded => return,
+                sys::Waited::NobodyLeft => {
+                    if let Some((kind, value)) = self.end {
+                        finish(kind, value);
+                    }
+                    return;
+                }
             }
-            finish(KIND_SIGNALED, signal);
         }
     }
 }

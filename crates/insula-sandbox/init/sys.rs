@@ -6,6 +6,7 @@ use core::arch::{asm, global_asm};
 
 pub const SIGKILL: i32 = 9;
 pub const SIGCHLD: i32 = 17;
+pub const SIGWINCH: i32 = 28;
 
 pub const ENOENT: i32 = 2;
 pub const EINTR: i32 = 4;
@@ -201,12 +202,23 @@ pub unsafe fn exec(path: *const u8, argv: *const *const u8, envp: *const *const 
 }
 
 /// A child that has ended and its status, if there is one.
-pub fn wait_any() -> Option<(i32, i32)> {
+pub fn wait_any() -> Waited {
     let mut status = 0i32;
     // SAFETY: `status` lives through the call.
     let pid =
         unsafe { call(nr::WAIT4, [-1isize as usize, &raw mut status as usize, WNOHANG, 0, 0]) };
-    if pid > 0 { Some((pid as i32, status)) } else { None }
+    match pid {
+        0 => Waited::NobodyEnded,
+        pid if pid > 0 => Waited::Ended { pid: pid as i32, status },
+        // The only failure that can be: there is nobody to wait for.
+        _ => Waited::NobodyLeft,
+    }
+}
+
+pub enum Waited {
+    Ended { pid: i32, status: i32 },
+    NobodyEnded,
+    NobodyLeft,
 }
 
 pub fn pipe_cloexec() -> Result<(i32, i32), i32> {

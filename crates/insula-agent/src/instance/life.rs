@@ -273,6 +273,14 @@ impl Life {
         self.stage = Stage::Ended { start: restart::restart_at(self.ends_in_row, now) };
     }
 
+    /// Whether it did not end in its grace, and we made an end.
+    pub fn was_killed(&self) -> bool {
+        match &self.stage {
+            Stage::Running { stopping, .. } => stopping.is_some_and(|s| s.killed.is_some()),
+            _ => false,
+        }
+    }
+
     /// What to tell the server.
     pub fn phase(&self, wanted: Wanted) -> InstancePhase {
         match &self.stage {

@@ -34,6 +34,8 @@ use crate::sandbox::SandboxError;
 use crate::shared::Shared;
 
 /// A clean-up that failed (a mount that is still busy, say) is tried again after this.
+/// What ends a process that did not end in its grace.
+const SIGKILL: i32 = 9;
 const CLEAN_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 /// What the node wants of an instance.
@@ -489,6 +491,13 @@ impl InstanceTask {
                 self.shared.sandboxes.exit(sandbox)
             }
             None => (insula_model::observed::Exit::Lost, None),
+        };
+        let exit = match exit {
+            // Its record went with it: we know how it ended, because we ended it.
+            insula_model::observed::Exit::Lost if self.record.life.was_killed() => {
+                insula_model::observed::Exit::Signal { signal: SIGKILL }
+            }
+            exit => exit,
         };
         let tail = tail(&self.shared.logs, &self.record.target).await;
         let at = at.unwrap_or_else(|| self.shared.now());

@@ -77,6 +77,25 @@ fn the_app_is_not_the_first_process_and_gets_its_signals() {
     bed.runtime.destroy(&record).unwrap();
 }
 
+/// `python3 main.py` in a Procfile is a shell with a child, and shells pass nothing on.
+#[test]
+fn an_app_behind_a_shell_may_finish_too() {
+    if !needs_root() {
+        return;
+    }
+    let bed = Bed::new();
+    let app = "trap 'sleep 0.2; echo finished; exit 0' TERM; echo up; while :; do sleep 0.05; done";
+    let record = bed.runtime.launch(&bed.shell("test", &format!("sh -c \"{app}\"; true"))).unwrap();
+    let mut out = bed.reader(&bed.runtime.dir(&record.id).out());
+    assert_eq!(read_line(&mut out), "up");
+    bed.runtime.signal(&record, Signal::TERM).unwrap();
+    assert_eq!(read_line(&mut out), "finished");
+    bed.await_end(&record);
+    let Fate::Ended(exit) = bed.runtime.fate(&record).unwrap() else { panic!("ended") };
+    assert_eq!(exit.cause, ExitCause::Signaled { signal: Signal::TERM.as_raw() });
+    bed.runtime.destroy(&record).unwrap();
+}
+
 #[test]
 fn an_app_without_a_handler_dies_of_term() {
     if !needs_root() {
