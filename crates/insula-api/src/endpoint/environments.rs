@@ -10,7 +10,7 @@ use crate::endpoint::projects;
 use crate::error::ApiError;
 use crate::reply::{Reply, Whole};
 use crate::route::{ADMIN, Route, VIEWER, delete, post, read};
-use crate::write::Happened;
+use crate::write::{Deed, Happened};
 
 pub fn routes() -> Vec<Route> {
     const ALL: &str = "/v1/orgs/{org}/projects/{project}/environments";
@@ -56,32 +56,39 @@ async fn list(cx: Cx) -> Result<Reply, ApiError> {
     shown(&page_of(paged, |environment| Environment::from(&environment)))
 }
 
+/// Makes an environment of the project, and tells of it.
+pub fn make(
+    tx: &mut Tx,
+    deed: &Deed,
+    project: &app::Project,
+    name: &EnvironmentName,
+) -> Result<app::Environment, ApiError> {
+    let environment = app::Environment {
+        id: deed.id(EnvironmentId::from_parts),
+        org: project.org,
+        project: project.id,
+        name: name.clone(),
+        created: deed.now,
+    };
+    environments::create(tx, &environment)?;
+    deed.tell(
+        tx,
+        Happened {
+            kind: "environment.created",
+            subject: environment.id.to_string(),
+            message: format!("the environment {} of {} was made", environment.name, project.name),
+            ..Happened::default()
+        },
+    )?;
+    Ok(environment)
+}
+
 async fn create(cx: Cx) -> Result<Reply, ApiError> {
     let asked: CreateEnvironment = cx.json()?;
     let (org, project): (_, String) = (cx.org_id()?, cx.param("project", "project")?);
     cx.write(move |tx, deed| {
         let project = projects::find(tx, org, &project)?;
-        let environment = app::Environment {
-            id: deed.id(EnvironmentId::from_parts),
-            org,
-            project: project.id,
-            name: asked.name.clone(),
-            created: deed.now,
-        };
-        environments::create(tx, &environment)?;
-        deed.tell(
-            tx,
-            Happened {
-                kind: "environment.created",
-                subject: environment.id.to_string(),
-                message: format!(
-                    "the environment {} of {} was made",
-                    environment.name, project.name
-                ),
-                ..Happened::default()
-            },
-        )?;
-        Whole::created(&Environment::from(&environment))
+        Whole::created(&Environment::from(&make(tx, deed, &project, &asked.name)?))
     })
     .await
 }

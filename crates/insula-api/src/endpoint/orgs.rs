@@ -7,7 +7,9 @@ use insula_wire::problem::Code;
 use insula_wire::rest::org::{CreateOrg, KeyRotated, Org, Quota as WireQuota, SetQuota, Usage};
 
 use crate::access::CallerKind;
+use crate::bootstrap::Bootstrap;
 use crate::context::{Cx, page_of, shown};
+use crate::endpoint::projects;
 use crate::endpoint::public::whole_list;
 use crate::error::ApiError;
 use crate::reply::{Reply, Whole};
@@ -21,7 +23,7 @@ pub fn routes() -> Vec<Route> {
             .paged()
             .answers_page::<Org>(),
         post("/v1/orgs", "create_org", Rule::Operator, create)
-            .about("Makes an org")
+            .about("Makes an org, with the project `default` and its environment `production`")
             .takes::<CreateOrg>()
             .answers::<Org>(201),
         read("/v1/orgs/{org}", "show_org", VIEWER, show)
@@ -78,6 +80,7 @@ fn those(tx: &Tx, ids: &[OrgId]) -> Result<Vec<tenancy::Org>, ApiError> {
 async fn create(cx: Cx) -> Result<Reply, ApiError> {
     let asked: CreateOrg = cx.json()?;
     let development = cx.api.config.development;
+    let first = Bootstrap::usual().map_err(ApiError::internal)?;
     cx.write(move |tx, deed| {
         if development && orgs::count(tx)? > 0 {
             return Err(ApiError::new(
@@ -101,6 +104,8 @@ async fn create(cx: Cx) -> Result<Reply, ApiError> {
             message: format!("the org {} was made", org.name),
             ..Happened::default()
         })?;
+        // One can deploy to it at once, as to the org that the platform came with.
+        projects::make(tx, &deed, org.id, &first.project)?;
         Whole::created(&Org::from(&org))
     })
     .await

@@ -38,10 +38,6 @@ async fn prepare(stage: &Stage, scene: &Scene, route: &Route) -> With {
         "delete_org" | "delete_project" | "delete_environment" => {
             let path = format!("/v1/orgs/acme/apps/{app}");
             stage.delete(&stage.operator, &path).await.ok();
-            if route.name == "delete_project" {
-                let path = "/v1/orgs/acme/projects/default/environments/production";
-                stage.delete(&stage.operator, path).await.ok();
-            }
             operator
         }
         _ => scene.body(route, operator),

@@ -4,6 +4,7 @@ mod access;
 mod archive;
 mod body;
 mod deploy;
+mod first;
 mod hostile;
 mod idempotency;
 mod log;

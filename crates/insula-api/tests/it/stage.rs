@@ -243,9 +243,6 @@ impl Stage {
 
     pub async fn org(&self, name: &str) {
         self.make("/v1/orgs", &json!({ "name": name })).await;
-        self.make(&format!("/v1/orgs/{name}/projects"), &json!({ "name": "default" })).await;
-        let path = format!("/v1/orgs/{name}/projects/default/environments");
-        self.make(&path, &json!({ "name": "production" })).await;
     }
 
     /// A token of the org with this role.
