@@ -260,10 +260,7 @@ pub fn tell(cx: &Cx, app: &App, ending: &Ending) -> Outcome {
             Err(Failure::failed(format!("a later deployment took its place: {by}"))
                 .hint("watch that one: insula deployments"))
         }
-        "cancelled" => {
-            let by = deployment.cancelled_by.as_deref().unwrap_or("somebody");
-            Err(Failure::failed(format!("it was cancelled by {by}; what served before still does")))
-        }
+        "cancelled" => Err(Failure::failed(cancelled(deployment))),
         state => Err(match &deployment.cause {
             Some(cause) => {
                 let mut failure = Failure::of_cause(cause, &cx.client().server().to_string());
@@ -275,5 +272,52 @@ pub fn tell(cx: &Cx, app: &App, ending: &Ending) -> Outcome {
             }
             None => Failure::failed(format!("the deployment ended as {state}")),
         }),
+    }
+}
+
+fn cancelled(deployment: &Deployment) -> String {
+    let by = deployment.cancelled_by.as_deref().unwrap_or("somebody");
+    let serves = match deployment.previous {
+        Some(_) => "what served before still does",
+        None => "nothing of the app serves",
+    };
+    format!("it was cancelled by {by}; {serves}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As the API answers.
+    fn deployment(previous: Option<&str>) -> Deployment {
+        serde_json::from_value(serde_json::json!({
+            "id": "dep_01j8z3k5v7e6n9q2r4t6w8y0ab",
+            "app": "app_01j8z3k5v7e6n9q2r4t6w8y0ab",
+            "state": "cancelled",
+            "done": true,
+            "source": {"kind": "folder"},
+            "previous": previous,
+            "cancelled_by": "operator",
+            "actor": "operator",
+            "trace": "",
+            "created": "2026-01-31T12:00:00.000Z",
+            "updated": "2026-01-31T12:00:00.000Z",
+            "phases": [],
+            "warnings": [],
+            "url": "",
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn what_serves_after_a_cancelled_deployment_is_what_served_before() {
+        assert_eq!(
+            cancelled(&deployment(Some("rel_01j8z3k5v7e6n9q2r4t6w8y0ab"))),
+            "it was cancelled by operator; what served before still does"
+        );
+        assert_eq!(
+            cancelled(&deployment(None)),
+            "it was cancelled by operator; nothing of the app serves"
+        );
     }
 }
