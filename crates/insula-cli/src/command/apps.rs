@@ -75,10 +75,13 @@ pub async fn run(args: Args, cx: &Cx) -> Outcome {
             let running = units::count(instances.len(), "instance", "instances");
             let what = format!(
                 "this deletes the app {} of {} with all its releases, variables, secrets, logs and \
-                 domains, and stops {running}; {} answers no more",
+                 domains, and stops {running}{}",
                 app.name,
                 cx.here(),
-                clean::line(&app.url)
+                match app.url.as_str() {
+                    "" => String::new(),
+                    url => format!("; {} answers no more", clean::line(url)),
+                }
             );
             cx.terminal.confirm(&what, yes)?;
             cx.client().delete(&cx.of_app(&app, &[])).await?;
@@ -93,6 +96,10 @@ fn state(app: &App) -> &'static str {
         (true, Some(_)) => "live",
         (true, None) => "-",
     }
+}
+
+fn url(app: &App) -> String {
+    if app.url.is_empty() { "-".into() } else { clean::line(&app.url).into_owned() }
 }
 
 fn table(apps: &[App], all: bool) -> Table {
@@ -112,7 +119,7 @@ fn table(apps: &[App], all: bool) -> Table {
                     state(app).into(),
                     release(app),
                     since(app),
-                    app.url.clone(),
+                    url(app),
                 ],
             );
         }
@@ -122,7 +129,7 @@ fn table(apps: &[App], all: bool) -> Table {
     for app in apps {
         table.row_with_state(
             1,
-            [app.name.to_string(), state(app).into(), release(app), since(app), app.url.clone()],
+            [app.name.to_string(), state(app).into(), release(app), since(app), url(app)],
         );
     }
     table
@@ -144,7 +151,7 @@ fn show(app: &App, paint: Paint) -> String {
         lines.push(("scale", scale.collect::<Vec<_>>().join(" ")));
     }
     lines.push(("created", app.created.to_string()));
-    lines.push(("url", clean::line(&app.url).into_owned()));
+    lines.push(("url", url(app)));
     crate::show::pairs(&lines, paint)
 }
 
@@ -182,11 +189,13 @@ pub mod tests {
     #[test]
     fn apps_are_listed_with_where_they_answer() {
         let stopped = App { running: false, live: None, url: "http://x\u{1b}[2J".into(), ..app() };
+        let worker = App { url: String::new(), ..app() };
         expect![[r#"
             APP   STATE    RELEASE  SINCE  URL
             shop  live     v3       0 s    http://shop-w8y0ab.localhost:8080/
             shop  stopped  -        -      http://x�[2J
+            shop  live     v3       0 s    -
         "#]]
-        .assert_eq(&table(&[app(), stopped], false).render(Paint::PLAIN, None));
+        .assert_eq(&table(&[app(), stopped, worker], false).render(Paint::PLAIN, None));
     }
 }

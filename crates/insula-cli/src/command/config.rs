@@ -86,9 +86,9 @@ pub async fn change<B: Serialize>(cx: &Cx, with: &Change, noun: &str, body: &B) 
             cx.terminal.say(&format!("{}: deploying with it", app.name));
             let ending = deploy::follow(cx, deployment, deploy::Follow::default()).await?;
             if ending.interrupted {
-                return deploy::end(cx, &app, ending);
+                return deploy::end(cx, &app, ending).await;
             }
-            if let Err(failure) = deploy::tell(cx, &app, &ending) {
+            if let Err(failure) = deploy::tell(cx, &app, &ending).await {
                 // Every one is told of; the last one is the verdict.
                 if let Some(earlier) = failed.replace(failure) {
                     cx.terminal.say(&crate::failure::words(&earlier, cx.terminal.err_paint()));

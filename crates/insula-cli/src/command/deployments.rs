@@ -77,8 +77,10 @@ fn show(one: &Deployment, paint: Paint) -> String {
         ("by", clean::line(&one.actor).into_owned()),
         ("created", one.created.to_string()),
         ("trace", clean::line(&one.trace).into_owned()),
-        ("url", clean::line(&one.url).into_owned()),
     ];
+    if !one.url.is_empty() {
+        lines.push(("url", clean::line(&one.url).into_owned()));
+    }
     for phase in &one.phases {
         let took = phase.took_ms.map_or("not over".into(), units::measured);
         lines.push(("phase", format!("{} {took}", clean::line(&phase.phase))));

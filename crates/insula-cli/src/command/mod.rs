@@ -33,6 +33,7 @@ mod scale;
 mod secrets;
 mod status;
 mod tokens;
+mod unrouted;
 mod vars;
 mod whoami;
 mod why;

@@ -4,9 +4,9 @@ use std::process::{Command, Stdio};
 
 use serde::Serialize;
 
+use super::unrouted;
 use crate::context::{Cx, Guess};
 use crate::failure::{Exit, Outcome};
-use crate::show::clean;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -23,17 +23,18 @@ struct Opened<'a> {
 pub async fn run(args: Args, cx: &Cx) -> Outcome {
     cx.require_sign_in()?;
     let app = cx.app(Guess::Harmless).await?;
+    let url = unrouted::url(&app)?;
     if cx.terminal.json {
-        cx.terminal.print_json(&Opened { url: &app.url })?;
+        cx.terminal.print_json(&Opened { url })?;
         return Ok(Exit::OK);
     }
-    cx.terminal.print(&format!("{}\n", clean::line(&app.url)))?;
+    cx.terminal.print(&unrouted::line(url))?;
     let desktop =
         ["DISPLAY", "WAYLAND_DISPLAY"].iter().any(|name| std::env::var_os(name).is_some());
-    if !args.print && desktop && cx.terminal.out_is_terminal() && is_web(&app.url) {
+    if !args.print && desktop && cx.terminal.out_is_terminal() && is_web(url) {
         // Handed over as one argument; no shell reads it.
         let opened = Command::new("xdg-open")
-            .arg(&app.url)
+            .arg(url)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())

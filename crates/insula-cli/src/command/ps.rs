@@ -6,6 +6,7 @@ use insula_wire::rest::instance::Instance;
 use insula_wire::rest::release::Release;
 use std::collections::BTreeMap;
 
+use super::unrouted;
 use crate::context::{Cx, Guess};
 use crate::failure::Outcome;
 use crate::show::{Table, units};
@@ -30,7 +31,10 @@ pub async fn run(args: Args, cx: &Cx) -> Outcome {
     let nothing = match (&app.live, app.running) {
         (None, _) => format!("nothing of {} is live yet; deploy it: insula deploy", app.name),
         (Some(_), false) => format!("{} is stopped; start it: insula start", app.name),
-        (Some(_), true) => format!("no instances; ask why: insula why {}", app.name),
+        (Some(live), true) if instances.is_empty() && !cx.terminal.json => {
+            unrouted::no_instances(&app, &unrouted::components(cx, Some(live.release)).await)
+        }
+        (Some(_), true) => String::new(),
     };
     let numbers = if cx.terminal.json { BTreeMap::new() } else { numbers(cx, &app).await };
     let now = units::now();

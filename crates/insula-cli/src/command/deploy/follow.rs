@@ -11,6 +11,7 @@ use insula_wire::rest::log::{LogLine, SSE_LOG};
 
 use super::report::Report;
 use crate::client::{ClientError, Events, Target};
+use crate::command::unrouted;
 use crate::context::Cx;
 use crate::failure::{Exit, Failure, Outcome};
 use crate::show::{clean, units};
@@ -214,7 +215,7 @@ pub async fn watch(cx: &Cx, app: &App, deployment: Deployment, detach: bool) -> 
         return leave(cx, app, &deployment, &[]);
     }
     let ending = follow(cx, deployment, Follow::default()).await?;
-    end(cx, app, ending)
+    end(cx, app, ending).await
 }
 
 /// Says that it has begun, and nothing more.
@@ -222,24 +223,24 @@ pub fn leave(cx: &Cx, app: &App, deployment: &Deployment, local_phases: &[Phase]
     let id = deployment.id;
     cx.terminal.say(&format!("deployment {id} has begun; watch it: insula deployments {id}"));
     let report = Report::new(deployment, app.name.as_str(), local_phases);
-    cx.terminal.answer(&report, |_| format!("{}\n", clean::line(&report.url)))
+    cx.terminal.answer(&report, |_| unrouted::line(&report.url))
 }
 
 /// Says how it ended: to programs in one object, to people in words.
-pub fn end(cx: &Cx, app: &App, ending: Ending) -> Outcome {
+pub async fn end(cx: &Cx, app: &App, ending: Ending) -> Outcome {
     if cx.terminal.json {
         let report = Report::new(&ending.deployment, app.name.as_str(), &ending.local_phases);
         cx.terminal.print_json(&report)?;
     }
-    let outcome = tell(cx, app, &ending)?;
+    let outcome = tell(cx, app, &ending).await?;
     if outcome == Exit::OK && !cx.terminal.json {
-        cx.terminal.print(&format!("{}\n", clean::line(&ending.deployment.url)))?;
+        cx.terminal.print(&unrouted::line(&ending.deployment.url))?;
     }
     Ok(outcome)
 }
 
 /// The words alone.
-pub fn tell(cx: &Cx, app: &App, ending: &Ending) -> Outcome {
+pub async fn tell(cx: &Cx, app: &App, ending: &Ending) -> Outcome {
     let deployment = &ending.deployment;
     if ending.interrupted {
         cx.terminal.say(&format!(
@@ -252,7 +253,11 @@ pub fn tell(cx: &Cx, app: &App, ending: &Ending) -> Outcome {
     match deployment.state.as_str() {
         "live" => {
             let report = Report::new(deployment, app.name.as_str(), &ending.local_phases);
-            cx.terminal.say(&report.live(cx.terminal.err_paint()));
+            let next = match report.url.as_str() {
+                "" => unrouted::next(&unrouted::components(cx, deployment.release).await),
+                _ => unrouted::next(&[]),
+            };
+            cx.terminal.say(&report.live(&next, cx.terminal.err_paint()));
             Ok(Exit::OK)
         }
         "superseded" => {

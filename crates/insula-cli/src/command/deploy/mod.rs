@@ -92,7 +92,7 @@ async fn deploy(args: &Args, cx: &Cx) -> Result<Outcome, Failure> {
         return Ok(leave(cx, &app, &deployment, &phases));
     }
     let ending = follow(cx, deployment, Follow { local_phases: phases }).await?;
-    Ok(end(cx, &app, ending))
+    Ok(end(cx, &app, ending).await)
 }
 
 fn is_incomplete(error: &ClientError) -> bool {

@@ -17,7 +17,7 @@ use crate::show::{clean, units};
 /// What `--json` prints: documented in docs/developers.md, so it only grows.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Report {
-    /// Empty if nothing was begun.
+    /// Empty if nothing was begun, and of what answers no requests.
     pub url: String,
     /// `v3`, once a release was cut.
     pub release: Option<String>,
@@ -88,7 +88,7 @@ impl Report {
     }
 
     /// What is told on stderr about a deployment that is live.
-    pub fn live(&self, paint: Paint) -> String {
+    pub fn live(&self, next: &str, paint: Paint) -> String {
         let mut text = String::new();
         for warning in &self.warnings {
             let _ = writeln!(text, "{} {}", paint.yellow("warning:"), clean::line(warning));
@@ -108,7 +108,7 @@ impl Report {
             paint.green("live:"),
             paint.dim(&format!("({})", phases.join(", ")))
         );
-        let _ = write!(text, "{}", paint.dim("next: insula logs -f · insula ps · insula rollback"));
+        let _ = write!(text, "{}", paint.dim(&format!("next: {}", clean::line(next))));
         text
     }
 }
@@ -304,7 +304,7 @@ mod tests {
         expect![[r#"
             warning: python 3.9 is not there; 3.11 is used�[2J
             live: v3 in 1.25 s (upload 48 ms, start 1.20 s)
-            next: insula logs -f · insula ps · insula rollback"#]]
-        .assert_eq(&report().live(Paint::PLAIN));
+            next: insula ps"#]]
+        .assert_eq(&report().live("insula ps", Paint::PLAIN));
     }
 }
