@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use insula_kit::shutdown::Shutdown;
 use insula_link::{Inbound, Secrets};
+use insula_model::deployment::DeploymentState;
 use insula_model::feed::Change;
 use insula_model::observed::NodeReport;
 use insula_model::routes::RouteTable;
@@ -257,7 +258,7 @@ impl Loop {
         let table = insula_plan::routes::table(&self.world);
         let mut sent = true;
         if self.routes.as_ref().is_none_or(|last| last.routes != table.routes) {
-            match self.cx.hub.publish_routes(&table) {
+            match self.cx.hub.publish_routes(&table, self.shifting_traces()) {
                 Ok(()) => {
                     self.edge.published(&table);
                     self.routes = Some(table);
@@ -281,6 +282,13 @@ impl Loop {
         self.cx.hub.retain_usage(|id| world.instances.contains_key(id));
         self.cx.hub.retain_traffic(|app, _| world.apps.contains_key(app));
         sent
+    }
+
+    /// So that one trace runs through a whole deployment, to the edge.
+    fn shifting_traces(&self) -> String {
+        let shifting = self.world.deployments.values();
+        let shifting = shifting.filter(|d| d.state == DeploymentState::Shifting);
+        shifting.map(|d| d.trace.as_str()).collect::<Vec<_>>().join(",")
     }
 
     async fn send_target(&mut self, node: NodeId) -> bool {

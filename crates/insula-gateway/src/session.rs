@@ -181,7 +181,7 @@ impl Session {
         if let Err(error) = self.folder.keep_routes(&received.document) {
             warn!(error = &error as &dyn std::error::Error, "cannot keep the routes on disk");
         }
-        info!(generation = %offered, "routes are in force");
+        info!(generation = %offered, trace = received.trace, "routes are in force");
         Some(offered)
     }
 
@@ -257,8 +257,11 @@ mod tests {
             held: None,
         };
         let table = RouteTable { generation: Generation(4), routes: Vec::new() };
-        let message =
-            wire::RouteMessage { generation: 4, document: schema::encode(&table).unwrap() };
+        let message = wire::RouteMessage {
+            generation: 4,
+            document: schema::encode(&table).unwrap(),
+            trace: String::new(),
+        };
         {
             let mut receiving = pin!(session.receive(&message));
             let mut in_force =

@@ -167,12 +167,18 @@ impl Hub {
     }
 
     /// Gives every gateway the table, now and when it connects.
-    pub fn publish_routes(&self, table: &RouteTable) -> Result<(), schema::DocumentError> {
+    pub fn publish_routes(
+        &self,
+        table: &RouteTable,
+        trace: String,
+    ) -> Result<(), schema::DocumentError> {
         let document = schema::encode(table)?;
         let generation = table.generation.0;
-        self.shared
-            .routes
-            .send_replace(Some(Arc::new(wire::RouteMessage { generation, document })));
+        self.shared.routes.send_replace(Some(Arc::new(wire::RouteMessage {
+            generation,
+            document,
+            trace,
+        })));
         Ok(())
     }
 

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use insula_agent::DownReport;
 use insula_kit::lock::Lock;
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -22,7 +23,7 @@ pub struct Args {
     data: Option<PathBuf>,
 }
 
-pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
+pub fn run(args: &Args, json: bool) -> anyhow::Result<ExitCode> {
     let data = Data::choose(args.data.clone())?;
     if !data.root().join("format").exists() {
         bail!("{} is not a data folder of Insula", data.root().display());
@@ -32,7 +33,10 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         None => data.hold()?,
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(stop_apps(&data))?;
+    let report = runtime.block_on(stop_apps(&data))?;
+    if json {
+        println!("{}", serde_json::json!({"stopped": report.stopped, "cleared": report.removed}));
+    }
     Ok(ExitCode::SUCCESS)
 }
 
@@ -54,7 +58,7 @@ fn end_supervisor(pid: u32, data: &Data) -> anyhow::Result<Lock> {
 }
 
 /// Ends the apps of a data folder and everything that was made for them.
-pub async fn stop_apps(data: &Data) -> anyhow::Result<()> {
+pub async fn stop_apps(data: &Data) -> anyhow::Result<DownReport> {
     // An agent that is still ending, or was started by somebody else, must not run beside this.
     let _agent = crate::role::hold(data, "agent")?;
     let report = insula_agent::down(data.root()).await.context("stop the apps")?;
@@ -63,5 +67,5 @@ pub async fn stop_apps(data: &Data) -> anyhow::Result<()> {
         "Stopped {} running and cleared away {} ended{keeper}; nothing is left.",
         report.stopped, report.removed
     );
-    Ok(())
+    Ok(report)
 }

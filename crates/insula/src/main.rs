@@ -68,12 +68,12 @@ fn main() -> ExitCode {
     };
     let outcome = match parsed.command {
         Command::Up(args) => up::run(args),
-        Command::Down(args) => down::run(&args),
+        Command::Down(args) => down::run(&args, parsed.global.json),
         Command::Doctor(args) => doctor::run(&args),
         Command::Server(args) => role::server::run(args),
         Command::Agent(args) => role::agent::run(args),
         Command::Gateway(args) => role::gateway::run(args),
-        Command::Backup(command) => role::backup::run(command),
+        Command::Backup(command) => role::backup::run(command, parsed.global.json),
         Command::MasterKey(command) => role::master_key::run(command),
         Command::User(command) => return insula_cli::run(parsed.global, command),
     };

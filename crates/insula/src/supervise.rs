@@ -12,6 +12,8 @@ use tracing::{error, info, warn};
 
 /// The first restart is at once; a role that cannot start does not take the machine with it.
 const BACKOFF: Backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(10));
+/// Ends in a row after which a role will not get better by itself.
+const FAILURES_TOLD: u32 = 4;
 /// After this long a role has proved itself and its failures are forgotten.
 const PROVED_AFTER: Duration = Duration::from_secs(10);
 /// How long a role may take to end after it was asked.
@@ -76,7 +78,14 @@ impl Role {
 }
 
 /// Runs a role until the end is asked for, then ends it.
-pub async fn keep(role: Role, shutdown: Shutdown, end: tokio::sync::watch::Receiver<bool>) {
+///
+/// A role that ends again and again is told to `failing`; at the start, that ends it all.
+pub async fn keep(
+    role: Role,
+    shutdown: Shutdown,
+    end: tokio::sync::watch::Receiver<bool>,
+    failing: tokio::sync::watch::Sender<Option<&'static str>>,
+) {
     let mut failures = 0;
     while !shutdown.begun() {
         let began = Instant::now();
@@ -94,6 +103,9 @@ pub async fn keep(role: Role, shutdown: Shutdown, end: tokio::sync::watch::Recei
             failures = 0;
         }
         failures += 1;
+        if failures == FAILURES_TOLD {
+            failing.send_replace(Some(role.name));
+        }
         match status {
             Ok(status) => {
                 warn!(role = role.name, ended = %words(status), "a role ended; starting it again")

@@ -43,6 +43,9 @@ pub struct Args {
     /// A private range that apps may reach (may be given again)
     #[arg(long, value_name = "CIDR")]
     open: Vec<String>,
+    /// Show apps the host's /usr/local and /usr/src
+    #[arg(long)]
+    open_usr_local: bool,
     /// Log as JSON even on a terminal
     #[arg(long)]
     log_json: bool,
@@ -93,13 +96,18 @@ async fn supervise_all(args: &Args, data: &Data, root: bool) -> anyhow::Result<E
             .with_context(|| format!("give {} to the gateway", data.gateway().display()))?;
     }
     let (end, _) = watch::channel(false);
+    let (failing, mut failed) = watch::channel(None);
     let mut running = Vec::new();
     for role in roles(args, data, root)? {
-        let keeping = supervise::keep(role, shutdown.clone(), end.subscribe());
+        let keeping = supervise::keep(role, shutdown.clone(), end.subscribe(), failing.clone());
         running.push(tokio::spawn(keeping));
     }
     let ready = tokio::select! {
         ready = answering(args) => ready,
+        Ok(role) = failed.wait_for(Option::is_some) => {
+            let name = role.unwrap_or_default();
+            Err(anyhow::anyhow!("the {name} ends as soon as it starts; it says why above"))
+        }
         _ = shutdown.requested() => Ok(()),
     };
     let outcome = match ready {
@@ -125,7 +133,7 @@ async fn supervise_all(args: &Args, data: &Data, root: bool) -> anyhow::Result<E
         Cause::Interrupt => {
             eprintln!("Stopping the apps too; SIGTERM would have left them running.");
             tokio::select! {
-                stopped = crate::down::stop_apps(data) => stopped?,
+                stopped = crate::down::stop_apps(data) => { stopped?; }
                 () = shutdown.insisted() => {
                     bail!("asked to end again: some apps may still run; `insula down` stops them")
                 }
@@ -166,6 +174,9 @@ fn roles(args: &Args, data: &Data, root: bool) -> anyhow::Result<Vec<Role>> {
     let mut network = vec!["--pool".to_owned(), args.pool.clone()];
     for open in &args.open {
         network.extend(["--open".to_owned(), open.clone()]);
+    }
+    if args.open_usr_local {
+        network.push("--open-usr-local".to_owned());
     }
     // Other ports of ours that apps must not reach follow from "nothing of the host".
     let agent = role("agent", &network, Environment::Without(&CREDENTIALS), None);

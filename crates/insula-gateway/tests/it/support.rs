@@ -123,7 +123,11 @@ impl Server {
     pub fn offer(&self, generation: u64, routes: Vec<Route>) {
         let table = RouteTable { generation: Generation(generation), routes };
         let document = schema::encode(&table).unwrap();
-        self.tables.send_replace(Some(wire::RouteMessage { generation, document }));
+        self.tables.send_replace(Some(wire::RouteMessage {
+            generation,
+            document,
+            trace: String::new(),
+        }));
     }
 
     /// Offers a table and waits until it is in force; says who is still busy.

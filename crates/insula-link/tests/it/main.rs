@@ -287,7 +287,10 @@ async fn a_reader_that_goes_away_is_told_to_the_nodes() {
 #[tokio::test]
 async fn a_gateway_gets_the_newest_table_and_its_word_is_passed_on() {
     let mut server = Server::start();
-    server.hub.publish_routes(&RouteTable { generation: Generation(3), routes: vec![] }).unwrap();
+    server
+        .hub
+        .publish_routes(&RouteTable { generation: Generation(3), routes: vec![] }, String::new())
+        .unwrap();
     let mut client = wire::edge_client::EdgeClient::new(server.channel("edge").await);
     let gateway = GatewayId::from_parts(Timestamp::from_millis(1), [3; 10]);
     let hello = wire::GatewayHello {

@@ -10,6 +10,7 @@ use std::path::{Component, Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
+use serde_json::{Value, json};
 
 use crate::data::Data;
 
@@ -50,15 +51,18 @@ pub struct Restore {
     data: Option<PathBuf>,
 }
 
-pub fn run(command: Command) -> anyhow::Result<ExitCode> {
-    match command {
+pub fn run(command: Command, json: bool) -> anyhow::Result<ExitCode> {
+    let told = match command {
         Command::Create(args) => create(&args),
         Command::Restore(args) => restore(&args),
     }?;
+    if json {
+        println!("{told}");
+    }
     Ok(ExitCode::SUCCESS)
 }
 
-fn create(args: &Create) -> anyhow::Result<()> {
+fn create(args: &Create) -> anyhow::Result<Value> {
     let data = Data::choose(args.data.clone())?;
     if !data.database().exists() {
         bail!("{} holds no state of Insula", data.root().display());
@@ -95,7 +99,7 @@ fn create(args: &Create) -> anyhow::Result<()> {
         args.file.display(),
         data.master_key().display()
     );
-    Ok(())
+    Ok(json!({"file": args.file, "blobs": blobs}))
 }
 
 fn append_blobs(
@@ -125,7 +129,7 @@ fn append_blobs(
     Ok(count)
 }
 
-fn restore(args: &Restore) -> anyhow::Result<()> {
+fn restore(args: &Restore) -> anyhow::Result<Value> {
     let data = Data::choose(args.data.clone())?;
     let file = File::open(&args.file).with_context(|| format!("read {}", args.file.display()))?;
     if data.database().exists() {
@@ -183,9 +187,9 @@ fn restore(args: &Restore) -> anyhow::Result<()> {
         .context("restore the database")?;
     eprintln!(
         "Restored into {}. Put the master key of the old folder at {} before `insula up`; without \
-         it the secrets stay sealed and have to be set again.",
+         it the secrets stay sealed: `insula master-key new` makes another then, and they are set again.",
         data.root().display(),
         data.master_key().display()
     );
-    Ok(())
+    Ok(json!({"data": data.root()}))
 }
