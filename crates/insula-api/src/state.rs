@@ -11,6 +11,7 @@ use insula_kit::seal::Keyring;
 use insula_kit::shutdown::Shutdown;
 use insula_link::Hub;
 use insula_model::app::App;
+use insula_model::release::Release;
 use insula_model::{HostName, OrgId, Timestamp, TokenId};
 use insula_store::Store;
 use insula_wire::problem::Code;
@@ -123,8 +124,12 @@ impl Api {
         Timestamp::from_millis(self.state.clock.now_ms())
     }
 
-    /// Where an app answers.
-    pub fn url_of(&self, app: &App) -> String {
+    /// Where an app answers with this release, if it does: workers and jobs answer nobody. Before
+    /// there is a release, where it is going to answer if something of it does.
+    pub fn url_of(&self, app: &App, release: Option<&Release>) -> String {
+        if release.is_some_and(|release| !is_routed(release)) {
+            return String::new();
+        }
         let host = app.default_host(&self.config.suffix).map_or(String::new(), |h| h.to_string());
         let port = self.config.edge_port.map_or(String::new(), |port| format!(":{port}"));
         format!("{}://{host}{port}/", self.config.edge_scheme)
@@ -156,4 +161,10 @@ impl Api {
                 .retry_after_s(2),
         })
     }
+}
+
+fn is_routed(release: &Release) -> bool {
+    let mut components = release.spec.components.values();
+    components
+        .any(|component| !insula_plan::routes::effective_routes(release, component).is_empty())
 }

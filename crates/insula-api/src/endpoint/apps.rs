@@ -56,8 +56,8 @@ pub fn view(tx: &Tx, api: &Api, app: &app::App) -> Result<App, ApiError> {
     let context = AppContext {
         project_name: project.name,
         environment_name: environment.name,
-        live_number: live.map(|kept| kept.release.number),
-        url: api.url_of(app),
+        live_number: live.as_ref().map(|kept| kept.release.number),
+        url: api.url_of(app, live.as_ref().map(|kept| &kept.release)),
     };
     Ok(App::new(app, context))
 }

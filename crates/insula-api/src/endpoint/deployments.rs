@@ -67,12 +67,18 @@ pub fn view(
     deployment: &deployment::Deployment,
 ) -> Result<Deployment, ApiError> {
     let app = apps::find(tx, deployment.org, deployment.app)?;
-    let release = match deployment.release {
+    let own = match deployment.release {
         Some(id) => releases::get(tx, deployment.org, id)?,
         None => None,
     };
-    let number = release.map(|kept| kept.release.number);
-    Ok(Deployment::new(deployment, number, api.url_of(&app)))
+    // Until one is cut, what serves is the best guess at where the next one will answer.
+    let serving = match (&own, deployment.previous) {
+        (None, Some(id)) => releases::get(tx, deployment.org, id)?,
+        (None, None) | (Some(_), _) => None,
+    };
+    let shown = own.as_ref().or(serving.as_ref()).map(|kept| &kept.release);
+    let url = api.url_of(&app, shown);
+    Ok(Deployment::new(deployment, own.map(|kept| kept.release.number), url))
 }
 
 /// Writes down that `app` is to become `source`. One that is under way is superseded by the

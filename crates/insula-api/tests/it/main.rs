@@ -1,6 +1,7 @@
 //! The API over a socket, with a real store and real blobs in a folder of its own.
 
 mod access;
+mod address;
 mod archive;
 mod body;
 mod deploy;

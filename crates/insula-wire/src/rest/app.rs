@@ -35,7 +35,9 @@ pub struct App {
     /// What serves now, once something has.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub live: Option<Live>,
-    /// Where it answers.
+    /// Where it answers, or will once something serves; absent, and read as empty, if what serves
+    /// has no component that is routed: only workers and jobs, say.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub url: String,
 }
 
@@ -88,6 +90,7 @@ pub struct AppContext {
     pub project_name: ProjectName,
     pub environment_name: EnvironmentName,
     pub live_number: Option<ReleaseNumber>,
+    /// Empty if it answers nowhere.
     pub url: String,
 }
 

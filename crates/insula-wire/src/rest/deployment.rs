@@ -69,7 +69,9 @@ pub struct Deployment {
     pub updated: Timestamp,
     pub phases: Vec<Phase>,
     pub warnings: Vec<String>,
-    /// Where the app answers.
+    /// Where the app answers with it; absent, and read as empty, if its release has no component
+    /// that is routed: only workers and jobs, say.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub url: String,
 }
 
