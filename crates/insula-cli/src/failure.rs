@@ -5,6 +5,7 @@
 use std::error::Error;
 use std::fmt::Write as _;
 
+use insula_model::limits::{SOURCE_FILE_MAX, SOURCE_FILES_MAX, SOURCE_TOTAL_MAX};
 use insula_wire::problem::{Code, Mistake, Problem};
 use insula_wire::rest::deployment::Cause;
 
@@ -267,7 +268,13 @@ impl Failure {
             1 => "the folder cannot be deployed".to_owned(),
             n => format!("the folder cannot be deployed: {n} mistakes"),
         };
-        let details = Box::new(Details { mistakes, ..Details::default() });
+        // As the server would refuse it.
+        let code = match problems.iter().any(is_too_large) {
+            true => Code::SourceTooLarge,
+            false => Code::InvalidManifest,
+        };
+        let code = Some(code.to_string());
+        let details = Box::new(Details { code, mistakes, ..Details::default() });
         Self { details, ..Self::failed(message) }
     }
 
@@ -277,6 +284,17 @@ impl Failure {
         failure.details.code = Some(Code::InvalidSpec.to_string());
         failure
     }
+}
+
+/// Told by the limit that its sentence names; a test holds the two sentences together.
+fn is_too_large(problem: &insula_build::Problem) -> bool {
+    [
+        format!("a file may be {SOURCE_FILE_MAX}"),
+        format!("a source may be {SOURCE_TOTAL_MAX}"),
+        format!("more than {SOURCE_FILES_MAX} files"),
+    ]
+    .iter()
+    .any(|limit| problem.message.contains(limit.as_str()))
 }
 
 fn mistake(problem: &insula_build::Problem) -> Mistake {
@@ -435,6 +453,46 @@ mod tests {
             assert!(told(Exit::REFUSED).split(' ').any(|told| told == code), "{code}");
         }
         assert!(told(Exit::OK).is_empty());
+    }
+
+    /// What a real folder is refused with.
+    fn of_real_folder(fill: impl FnOnce(&std::path::Path)) -> Failure {
+        let top = tempfile::tempdir().unwrap();
+        fill(top.path());
+        insula_build::folder::read(top.path()).unwrap_err().into()
+    }
+
+    #[test]
+    fn a_folder_that_is_too_large_is_refused_with_the_code_of_the_server() {
+        let sparse = |top: &std::path::Path, name: &str, bytes: u64| {
+            std::fs::File::create(top.join(name)).unwrap().set_len(bytes).unwrap();
+        };
+        let one = of_real_folder(|top| sparse(top, "disk.img", SOURCE_FILE_MAX.0 + 1));
+        assert_eq!(one.details.code.as_deref(), Some("source_too_large"));
+        assert_eq!(one.details.mistakes[0].file.as_deref(), Some("disk.img"));
+        let many = of_real_folder(|top| {
+            for n in 0..=SOURCE_TOTAL_MAX.0 / SOURCE_FILE_MAX.0 {
+                sparse(top, &format!("{n}.img"), SOURCE_FILE_MAX.0);
+            }
+        });
+        assert_eq!(many.details.code.as_deref(), Some("source_too_large"));
+    }
+
+    #[test]
+    fn a_folder_with_what_cannot_be_sent_is_refused_with_a_code() {
+        let link = |top: &std::path::Path| {
+            std::os::unix::fs::symlink("/etc/passwd", top.join("passwd")).unwrap();
+        };
+        let socket = |top: &std::path::Path| {
+            drop(std::os::unix::net::UnixListener::bind(top.join("socket")).unwrap());
+        };
+        for (failure, name) in
+            [(of_real_folder(link), "passwd"), (of_real_folder(socket), "socket")]
+        {
+            assert_eq!(failure.details.code.as_deref(), Some("invalid_manifest"), "{name}");
+            assert_eq!(failure.details.mistakes[0].file.as_deref(), Some(name));
+            assert_eq!(failure.exit, Exit::FAILED);
+        }
     }
 
     #[test]
