@@ -49,9 +49,12 @@ async fn a_table_is_acknowledged_with_whoever_is_still_busy() {
         bench.server.put(3, vec![route("a.example", "/", &[(2, new.address)])]).await.is_empty()
     );
     assert_eq!(bench.get("a.example", "/").await.header("x-app"), Some("new"));
-    bench.server.offer(3, vec![]);
+    bench.server.offer(3, vec![route("a.example", "/", &[(2, new.address)])]);
     assert_eq!(bench.server.ack().await.generation, 3);
     assert_eq!(bench.get("a.example", "/").await.header("x-app"), Some("new"));
+    // A server that was started with another suffix speaks of other hosts without a new decision.
+    bench.server.put(3, vec![route("b.example", "/", &[(2, new.address)])]).await;
+    assert_eq!(bench.get("b.example", "/").await.header("x-app"), Some("new"));
 }
 
 #[tokio::test]
