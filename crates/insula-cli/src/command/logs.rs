@@ -7,12 +7,13 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use insula_model::Timestamp;
+use insula_model::{ComponentName, Timestamp};
 use insula_wire::rest::Page;
 use insula_wire::rest::app::App;
 use insula_wire::rest::deployment::Deployment;
 use insula_wire::rest::log::{LogLine, SSE_LOG};
 
+use super::unrouted;
 use crate::client::Target;
 use crate::context::{Cx, Guess};
 use crate::failure::{Exit, Failure, Outcome};
@@ -34,7 +35,7 @@ pub struct Args {
     since: Option<Timestamp>,
     /// Only lines of this component
     #[arg(long, value_name = "NAME")]
-    component: Option<insula_model::ComponentName>,
+    component: Option<ComponentName>,
     /// Only lines of this instance
     #[arg(long, value_name = "ID")]
     instance: Option<insula_model::InstanceId>,
@@ -63,6 +64,13 @@ pub async fn run(args: Args, cx: &Cx) -> Outcome {
         Some(deployment) => of_build(cx, &app, deployment).await?,
     };
     let target = target.with_some("grep", args.grep.as_ref());
+    if let (Some(component), true, true) = (&args.component, args.follow, args.build.is_none()) {
+        // What is followed may be an earlier release's, as long as there is something of it.
+        let any: Page<LogLine> = cx.client().get(&target.clone().with("tail", 1)).await?;
+        if any.items.is_empty() {
+            check_component(cx, &app, component).await?;
+        }
+    }
     if !args.follow {
         let target = target.with_some("since", args.since).with_some("tail", args.tail);
         let page: Page<LogLine> = cx.client().get(&target).await?;
@@ -70,6 +78,9 @@ pub async fn run(args: Args, cx: &Cx) -> Outcome {
             print(cx, line, args.timestamps)?;
         }
         if page.items.is_empty() {
+            if let (Some(component), None) = (&args.component, &args.build) {
+                check_component(cx, &app, component).await?;
+            }
             cx.terminal.say("nothing was written");
         }
         return Ok(Exit::OK);
@@ -84,6 +95,24 @@ pub async fn run(args: Args, cx: &Cx) -> Outcome {
         }
         _ = tokio::signal::ctrl_c() => Ok(Exit::OK),
     }
+}
+
+/// A name that no component has is a slip of the fingers, and not a component that is silent.
+async fn check_component(cx: &Cx, app: &App, named: &ComponentName) -> Result<(), Failure> {
+    let release = app.live.as_ref().map(|live| live.release);
+    let components = unrouted::components(cx, release).await;
+    let names: Vec<ComponentName> = components.into_iter().map(|one| one.name).collect();
+    no_such_component(app, named, &names).map_or(Ok(()), Err)
+}
+
+/// Where no component is known, none can be said to be missing.
+fn no_such_component(app: &App, named: &ComponentName, all: &[ComponentName]) -> Option<Failure> {
+    if all.is_empty() || all.contains(named) {
+        return None;
+    }
+    let names: Vec<_> = all.iter().map(ToString::to_string).collect();
+    let failure = Failure::usage(format!("{} has no component `{named}`", app.name));
+    Some(failure.hint(format!("there are: {}", names.join(", "))))
 }
 
 async fn of_build(cx: &Cx, app: &App, deployment: &str) -> Result<Target, Failure> {
@@ -207,6 +236,19 @@ mod tests {
     fn a_line_on_a_terminal_drives_nothing() {
         let text = shown(&line("ins_0000abcd", 1, 3_723_004), Paint::PLAIN);
         assert_eq!(text, "01:02:03.004 web.abcd hello\u{fffd}]0;x\u{fffd}\n");
+    }
+
+    #[test]
+    fn a_component_that_is_not_there_is_not_a_silent_one() {
+        let app = crate::command::apps::tests::app();
+        let name = |text: &str| text.parse::<ComponentName>().unwrap();
+        let all = [name("web"), name("worker")];
+        let failure = no_such_component(&app, &name("nope"), &all).unwrap();
+        assert_eq!(failure.exit, Exit::USAGE);
+        assert_eq!(failure.message, "shop has no component `nope`");
+        assert_eq!(failure.hint.as_deref(), Some("there are: web, worker"));
+        assert_eq!(no_such_component(&app, &name("web"), &all), None);
+        assert_eq!(no_such_component(&app, &name("web"), &[]), None, "nothing is live");
     }
 
     #[test]
