@@ -6,6 +6,7 @@ use insula_wire::rest::auth::AcceptInvitation;
 use insula_wire::rest::member::{CreateInvitation, Invitation, InvitationCreated, Member};
 use insula_wire::rest::page::Hidden;
 
+use super::password::{PASSWORD_CHARS_MIN, chosen};
 use super::{done, login};
 use crate::client::Target;
 use crate::context::Cx;
@@ -103,7 +104,10 @@ pub async fn run(args: Args, cx: &Cx) -> Outcome {
 
 async fn accept(cx: &Cx) -> Outcome {
     let secret = cx.terminal.ask("secret of the invitation: ", true)?;
-    let password = cx.terminal.ask("password (a new one, or yours if you have one): ", true)?;
+    let question = format!(
+        "password (a new one of {PASSWORD_CHARS_MIN} characters or more, or yours if you have one): "
+    );
+    let password = chosen(&question, cx.terminal.can_ask(), |what| cx.terminal.ask(what, true))?;
     let body = AcceptInvitation {
         secret: Hidden(secret.trim().to_owned()),
         password: Hidden(password.clone()),
