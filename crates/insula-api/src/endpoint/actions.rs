@@ -66,13 +66,14 @@ async fn scale(cx: Cx) -> Result<Reply, ApiError> {
         quota::fits_as_it_is(tx, &after)?;
         rows::set_scale(tx, org, id, &after.scale)?;
         let wanted = asked.components.iter().map(|(name, count)| format!("{name}={count}"));
+        let wanted: Vec<_> = wanted.collect();
         deed.tell(
             tx,
             Happened {
                 kind: "app.scaled",
                 subject: id.to_string(),
                 app: Some(id),
-                message: format!("scaled to {}", wanted.collect::<Vec<_>>().join(" ")),
+                message: format!("{}: scaled to {}", before.name, wanted.join(" ")),
                 before: serde_json::to_value(&before.scale).ok(),
                 after: serde_json::to_value(&after.scale).ok(),
             },

@@ -118,7 +118,7 @@ pub fn begin(
             kind: "deployment.created",
             subject: deployment.id.to_string(),
             app: Some(app.id),
-            message: format!("a deployment of {what} to {} was asked for", app.name),
+            message: format!("{}: a deployment of {what} was asked for", app.name),
             ..Happened::default()
         },
     )?;
@@ -263,13 +263,14 @@ async fn cancel(cx: Cx) -> Result<Reply, ApiError> {
             last.ended.get_or_insert(deed.now);
         }
         deployments::update(tx, &before.state, &after)?;
+        let app = apps::find(tx, org, before.app)?.name;
         deed.tell(
             tx,
             Happened {
                 kind: "deployment.cancelled",
                 subject: id.to_string(),
                 app: Some(before.app),
-                message: format!("a deployment that was {} was cancelled", before.state),
+                message: format!("{app}: a deployment that was {} was cancelled", before.state),
                 ..Happened::default()
             },
         )?;

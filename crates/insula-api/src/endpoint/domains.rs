@@ -91,7 +91,7 @@ async fn add(cx: Cx) -> Result<Reply, ApiError> {
                 kind: "domain.added",
                 subject: domain.id.to_string(),
                 app: Some(id),
-                message: format!("{} leads to {} now", domain.host, app.name),
+                message: format!("{}: {} leads to it now", app.name, domain.host),
                 ..Happened::default()
             },
         )?;
@@ -106,13 +106,14 @@ async fn remove(cx: Cx) -> Result<Reply, ApiError> {
     cx.write(move |tx, deed| {
         let domain = domains::get(tx, org, id)?.ok_or_else(|| ApiError::not_found("domain"))?;
         domains::remove(tx, org, id)?;
+        let app = apps::find(tx, org, domain.app)?.name;
         deed.tell(
             tx,
             Happened {
                 kind: "domain.removed",
                 subject: id.to_string(),
                 app: Some(domain.app),
-                message: format!("{} leads nowhere now", domain.host),
+                message: format!("{app}: {} leads nowhere now", domain.host),
                 ..Happened::default()
             },
         )?;

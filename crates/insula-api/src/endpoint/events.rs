@@ -4,8 +4,11 @@ use bytes::Bytes;
 use futures_util::Stream;
 use http::HeaderMap;
 use insula_model::AppId;
+use insula_model::event;
+use insula_model::tenancy::Actor;
 use insula_store::events::{self, EventSeq, Of};
-use insula_store::{Store, StoreError};
+use insula_store::{Store, StoreError, Tx, members, tokens, users};
+use insula_wire::rest::Page;
 use insula_wire::rest::event::{Event, SSE_EVENT};
 
 use crate::context::{Cx, page_of, shown};
@@ -71,15 +74,47 @@ async fn answer(cx: Cx, of: Of) -> Result<Reply, ApiError> {
     match after {
         Some(after) => {
             let limit = page.limit.clamp(1, insula_model::limits::PAGE_MAX);
-            let found =
-                cx.read(move |tx| Ok(events::since(tx, of, EventSeq(after), limit)?)).await?;
-            whole_list(found.into_iter().map(|(_, event)| Event::from(event)).collect())
+            let found = cx.read(move |tx| Ok(since(tx, of, EventSeq(after), limit)?)).await?;
+            whole_list(found.into_iter().map(|(_, event)| event).collect())
         }
         None => {
-            let paged = cx.read(move |tx| Ok(events::list(tx, of, &page)?)).await?;
-            shown(&page_of(paged, Event::from))
+            let found = cx.read(move |tx| {
+                let mut paged = events::list(tx, of, &page)?;
+                let items = std::mem::take(&mut paged.items).into_iter();
+                let items = items.map(|event| view(tx, of, event)).collect::<Result<_, _>>()?;
+                Ok(Page { items, next: page_of(paged, |_| ()).next })
+            });
+            shown::<Page<Event>>(&found.await?)
         }
     }
+}
+
+fn since(
+    tx: &Tx,
+    of: Of,
+    after: EventSeq,
+    limit: usize,
+) -> Result<Vec<(EventSeq, Event)>, StoreError> {
+    let found = events::since(tx, of, after, limit)?.into_iter();
+    found.map(|(seq, event)| Ok((seq, view(tx, of, event)?))).collect()
+}
+
+/// An event with the name of who did it, as one who reads `of` may know it: an org learns the
+/// addresses of its own members only, not of an operator who did something in it.
+fn view(tx: &Tx, of: Of, event: event::Event) -> Result<Event, StoreError> {
+    let name = match (&event.actor, of, event.org) {
+        (Actor::User(id), Of::Platform, _) => {
+            users::get(tx, *id)?.map(|user| user.email.to_string())
+        }
+        (Actor::User(id), Of::Org(org) | Of::App(org, _), _) => {
+            members::get(tx, org, *id)?.map(|member| member.email.to_string())
+        }
+        (Actor::Token(id), _, Some(org)) => {
+            tokens::get(tx, org, *id)?.map(|known| known.token.name.to_string())
+        }
+        (Actor::Token(_), _, None) | (Actor::Operator | Actor::Platform, _, _) => None,
+    };
+    Ok(Event::new(event, name))
 }
 
 /// What browsers send when a stream broke and is opened again.
@@ -94,7 +129,7 @@ fn follow(store: Store, of: Of, from: EventSeq) -> impl Stream<Item = Bytes> + S
     futures_util::stream::unfold((store, moved, from), move |(store, mut moved, from)| async move {
         loop {
             moved.borrow_and_update();
-            let read = store.read(move |tx| events::since(tx, of, from, FOLLOW_BATCH));
+            let read = store.read(move |tx| since(tx, of, from, FOLLOW_BATCH));
             let found: Result<_, StoreError> = read.await;
             match found {
                 Ok(found) if found.is_empty() => moved.changed().await.ok()?,
@@ -102,7 +137,6 @@ fn follow(store: Store, of: Of, from: EventSeq) -> impl Stream<Item = Bytes> + S
                     let mut bytes = Vec::new();
                     let last = found.last().map_or(from, |(seq, _)| *seq);
                     for (seq, event) in found {
-                        let event = Event::from(event);
                         bytes.extend_from_slice(&stream::event(SSE_EVENT, Some(seq.0), &event));
                     }
                     return Some((Bytes::from(bytes), (store, moved, last)));

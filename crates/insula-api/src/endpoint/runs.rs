@@ -101,7 +101,7 @@ async fn create(cx: Cx) -> Result<Reply, ApiError> {
                 subject: run.id.to_string(),
                 app: Some(id),
                 // The command may hold what is nobody's business; the run shows it to members.
-                message: format!("a run of {} was asked for", run.component),
+                message: format!("{}: a run of `{}` was asked for", app.name, run.component),
                 ..Happened::default()
             },
         )?;
@@ -122,13 +122,14 @@ async fn cancel(cx: Cx) -> Result<Reply, ApiError> {
         let after =
             instance::Run { state: RunState::Cancelled, ended: Some(deed.now), ..before.clone() };
         runs::update(tx, &before.state, &after)?;
+        let app = apps::find(tx, org, before.app)?.name;
         deed.tell(
             tx,
             Happened {
                 kind: "run.cancelled",
                 subject: id.to_string(),
                 app: Some(before.app),
-                message: format!("a run of {} was cancelled", before.component),
+                message: format!("{app}: a run of `{}` was cancelled", before.component),
                 ..Happened::default()
             },
         )?;

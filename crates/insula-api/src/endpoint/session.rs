@@ -141,6 +141,7 @@ fn who(tx: &Tx, caller: &Caller) -> Result<Whoami, ApiError> {
     let mut said = Whoami {
         actor: caller.actor().to_string(),
         email: None,
+        name: None,
         operator: caller.is_operator(),
         orgs: Vec::new(),
         expires: caller.expires,
@@ -161,6 +162,7 @@ fn who(tx: &Tx, caller: &Caller) -> Result<Whoami, ApiError> {
             }
         }
         CallerKind::Machine { org, role } => {
+            said.name = tokens::get(tx, *org, caller.token)?.map(|known| known.token.name);
             if let Some(org) = orgs::get(tx, *org)? {
                 said.orgs.push(OrgRole::new(org.id, org.name, *role));
             }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use insula_model::tenancy::Role;
 use serde_json::json;
 
 use crate::scene::Scene;
@@ -145,4 +146,64 @@ async fn events_tell_who_did_what_and_can_be_read_by_app() {
     assert_eq!(ids.len(), 2);
     let since = stage.get(&stage.operator, "/v1/orgs/default/events?after=0").await.ok();
     assert_eq!(since["items"][0]["subject"], shop, "the oldest first");
+}
+
+#[tokio::test]
+async fn events_name_their_app_and_who_did_it() {
+    let stage = Stage::open().await;
+    let scene = Scene::set(&stage, "acme", 1).await;
+    let (app, domain) = (&scene.ids["app"], &scene.ids["domain"]);
+    let (ada, robot) =
+        (stage.person("acme", Role::Admin).await, stage.machine("acme", Role::Admin).await);
+    let start = stage.store.read(insula_store::events::newest).await.unwrap().0;
+    let at = |rest: &str| format!("/v1/orgs/acme/{rest}");
+    let (scale, run) = (at(&format!("apps/{app}/scale")), at(&format!("apps/{app}/runs")));
+    stage.post(&ada, &scale, &json!({ "components": { "web": 2 } })).await.ok();
+    stage.post(&robot, &run, &json!({ "component": "tidy" })).await.ok();
+    let cancel = at(&format!("deployments/{}/cancel", scene.ids["deployment"]));
+    stage.post(&stage.operator, &cancel, &json!({})).await.ok();
+    stage.delete(&ada, &at(&format!("domains/{domain}"))).await.ok();
+
+    let path = at(&format!("events?after={start}"));
+    let said = async || {
+        let events = stage.get(&ada, &path).await.ok();
+        let events = events["items"].as_array().unwrap().clone();
+        let said = events.iter().map(|event| {
+            let by = event["actor_name"].as_str().or(event["actor"].as_str()).unwrap();
+            format!("{} by {by}", event["message"].as_str().unwrap())
+        });
+        said.collect::<Vec<_>>()
+    };
+    let all = [
+        "shop: scaled to web=2 by admin@acme.example",
+        "shop: a run of `tidy` was asked for by admin",
+        "shop: a deployment that was queued was cancelled by operator",
+        "shop: acme.example.org leads nowhere now by admin@acme.example",
+    ];
+    assert_eq!(said().await, all);
+    assert_eq!(stage.get(&robot, "/v1/whoami").await.ok()["name"], "admin", "of the token");
+    let listed = stage.get(&ada, &at("events?limit=1")).await.ok();
+    assert_eq!(listed["items"][0]["actor_name"], "admin@acme.example", "in pages, too");
+}
+
+#[tokio::test]
+async fn an_org_is_not_told_the_address_of_who_is_no_member() {
+    let stage = Stage::open().await;
+    stage.org("acme").await;
+    let (ada, owner) =
+        (stage.person("acme", Role::Admin).await, stage.machine("acme", Role::Owner).await);
+    let made = json!({ "name": "web" });
+    stage.post(&ada, "/v1/orgs/acme/projects", &made).await.ok();
+    let actor = stage.get(&ada, "/v1/whoami").await.ok()["actor"].as_str().unwrap().to_owned();
+    let by_ada = async |path: &str, token: &str| {
+        let events = stage.get(token, path).await.ok();
+        let mut events = events["items"].as_array().unwrap().clone().into_iter();
+        events.find(|e| e["type"] == "project.created" && e["actor"] == *actor).unwrap()
+    };
+    let event = by_ada("/v1/orgs/acme/events", &owner).await;
+    assert_eq!(event["actor_name"], "admin@acme.example");
+    stage.delete(&owner, &format!("/v1/orgs/acme/members/{actor}")).await.ok();
+    assert_eq!(by_ada("/v1/orgs/acme/events", &owner).await.get("actor_name"), None);
+    let event = by_ada("/v1/events", &stage.operator).await;
+    assert_eq!(event["actor_name"], "admin@acme.example", "the operator knows everybody");
 }

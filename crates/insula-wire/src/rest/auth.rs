@@ -1,7 +1,7 @@
 //! Signing in and out, who one is, and passwords.
 
 use insula_model::tenancy::Role;
-use insula_model::{Email, OrgId, OrgName, Timestamp, UserId};
+use insula_model::{Email, OrgId, OrgName, Timestamp, TokenName, UserId};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -34,6 +34,10 @@ pub struct Whoami {
     #[schema(value_type = Option<String>)]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub email: Option<Email>,
+    /// Of the token, if it is one of an org.
+    #[schema(value_type = Option<String>)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<TokenName>,
     pub operator: bool,
     pub orgs: Vec<OrgRole>,
     #[schema(value_type = Option<String>, format = DateTime)]

@@ -22,6 +22,10 @@ pub struct Event {
     #[schema(value_type = String, format = DateTime)]
     pub time: Timestamp,
     pub actor: String,
+    /// What people call the actor: the e-mail address of a member, the name of a token. Absent for
+    /// those that are gone, and for `operator` and `platform`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub actor_name: Option<String>,
     #[schema(value_type = Option<String>)]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub org: Option<OrgId>,
@@ -43,14 +47,15 @@ pub struct Event {
     pub after: Option<serde_json::Value>,
 }
 
-impl From<event::Event> for Event {
-    fn from(event: event::Event) -> Self {
+impl Event {
+    pub fn new(event: event::Event, actor_name: Option<String>) -> Self {
         Self {
             id: event.id,
             kind: event.kind,
             version: event.version,
             time: event.time,
             actor: event.actor.to_string(),
+            actor_name,
             org: event.org,
             subject: event.subject,
             app: event.app,
