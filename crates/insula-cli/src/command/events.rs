@@ -83,11 +83,44 @@ fn print(cx: &Cx, event: &Event) -> Result<(), Failure> {
 }
 
 fn line(event: &Event, paint: Paint) -> String {
+    let by = event.actor_name.as_ref().unwrap_or(&event.actor);
     format!(
         "{} {} {} {}\n",
         paint.dim(&event.time.to_string()),
         paint.bold(&clean::line(&event.kind)),
         clean::line(&event.message),
-        paint.dim(&format!("by {} ({})", clean::line(&event.actor), clean::line(&event.subject))),
+        paint.dim(&format!("by {} ({})", clean::line(by), clean::line(&event.subject))),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As the API answers.
+    fn event(actor_name: Option<&str>) -> Event {
+        serde_json::from_value(serde_json::json!({
+            "id": "evt_01j8z3k5v7e6n9q2r4t6w8y0ab",
+            "type": "app.created",
+            "version": 1,
+            "time": "2026-01-31T12:00:00.000Z",
+            "actor": "user_01j8z3k5v7e6n9q2r4t6w8y0ab",
+            "actor_name": actor_name,
+            "subject": "app_01j8z3k5v7e6n9q2r4t6w8y0ab",
+            "message": "shop: made\u{7}",
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn who_did_it_is_told_by_name_where_there_is_one() {
+        let told = line(&event(Some("ada@example.com\u{1b}[2J")), Paint::PLAIN);
+        assert_eq!(
+            told,
+            "2026-01-31T12:00:00.000Z app.created shop: made\u{fffd} by ada@example.com\u{fffd}[2J \
+             (app_01j8z3k5v7e6n9q2r4t6w8y0ab)\n"
+        );
+        let told = line(&event(None), Paint::PLAIN);
+        assert!(told.contains("by user_01j8z3k5v7e6n9q2r4t6w8y0ab"), "{told}");
+    }
 }
