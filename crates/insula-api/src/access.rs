@@ -91,7 +91,7 @@ pub fn decide(rule: Rule, caller: Option<&Caller>, standing: Standing) -> Result
         Rule::Operator if caller.is_operator() => Ok(()),
         Rule::Operator => Err(forbidden("only the operator of the installation may do this")),
         Rule::Org(least) => match standing {
-            Standing::None => Err(ApiError::not_found("org")),
+            Standing::None => Err(ApiError::no_such_org()),
             Standing::Operator => Ok(()),
             Standing::Role(role) if role >= least => Ok(()),
             Standing::Role(role) => {
@@ -100,7 +100,7 @@ pub fn decide(rule: Rule, caller: Option<&Caller>, standing: Standing) -> Result
             }
         },
         Rule::OperatorOfOrg => match standing {
-            Standing::None => Err(ApiError::not_found("org")),
+            Standing::None => Err(ApiError::no_such_org()),
             Standing::Operator => Ok(()),
             Standing::Role(_) => {
                 Err(forbidden("only the operator of the installation may do this"))

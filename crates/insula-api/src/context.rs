@@ -84,7 +84,7 @@ impl Cx {
 
     /// The org of the path. Every route below `/v1/orgs/{org}` has one by the time it is here.
     pub fn org(&self) -> Result<&Org, ApiError> {
-        self.org.as_ref().ok_or_else(|| ApiError::not_found("org"))
+        self.org.as_ref().ok_or_else(ApiError::no_such_org)
     }
 
     pub fn org_id(&self) -> Result<OrgId, ApiError> {

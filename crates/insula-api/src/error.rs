@@ -32,6 +32,11 @@ impl ApiError {
         Self::new(Code::NotFound, format!("there is no such {what}"))
     }
 
+    /// An org that is not there, or that is not the caller's.
+    pub fn no_such_org() -> Self {
+        Self::not_found("org").hint("`insula whoami` says which orgs you are in")
+    }
+
     /// One field of the body, or one parameter of the query, that cannot be used.
     pub fn field(key: &str, message: impl Into<String>) -> Self {
         let message = message.into();

@@ -77,6 +77,9 @@ async fn add(cx: Cx) -> Result<Reply, ApiError> {
                 format!("an app has {max} domains at most"),
             ));
         }
+        if let Some(own) = domains::by_host(tx, org, &asked.host)? {
+            return Err(leads_already(&asked.host, &apps::find(tx, org, own.app)?));
+        }
         let domain = app::Domain {
             id: deed.id(DomainId::from_parts),
             org,
@@ -98,6 +101,12 @@ async fn add(cx: Cx) -> Result<Reply, ApiError> {
         Whole::created(&Domain::from(&domain))
     })
     .await
+}
+
+/// Of the caller's own org, so the app may be named.
+fn leads_already(host: &HostName, app: &app::App) -> ApiError {
+    ApiError::new(Code::NameTaken, format!("{host} leads to `{}` already", app.name))
+        .hint(format!("to move it, first `insula domains remove {host} --app {}`", app.name))
 }
 
 async fn remove(cx: Cx) -> Result<Reply, ApiError> {

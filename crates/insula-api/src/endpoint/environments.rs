@@ -41,7 +41,9 @@ pub fn find(tx: &Tx, org: OrgId, project: &str, text: &str) -> Result<app::Envir
         (_, Ok(name)) => environments::by_name(tx, org, project.id, &name)?,
         (Err(_), Err(_)) => None,
     };
-    found.ok_or_else(|| ApiError::not_found("environment"))
+    found.ok_or_else(|| {
+        ApiError::not_found("environment").hint("`insula envs` shows those that there are")
+    })
 }
 
 async fn list(cx: Cx) -> Result<Reply, ApiError> {

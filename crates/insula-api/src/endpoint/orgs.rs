@@ -2,7 +2,7 @@
 
 use insula_model::OrgId;
 use insula_model::tenancy::{self, Quota};
-use insula_store::{Tx, members, orgs, quotas};
+use insula_store::{Tx, WriteError, members, orgs, quotas};
 use insula_wire::problem::Code;
 use insula_wire::rest::org::{CreateOrg, KeyRotated, Org, Quota as WireQuota, SetQuota, Usage};
 
@@ -95,7 +95,8 @@ async fn create(cx: Cx) -> Result<Reply, ApiError> {
             quota: Quota::default(),
             created: deed.now,
         };
-        orgs::create(tx, &org)?;
+        let in_use = orgs::by_name(tx, &org.name)?.is_some();
+        orgs::create(tx, &org).map_err(|error| name_refused(error, in_use))?;
         let mut deed = deed.clone();
         deed.org = Some(org.id);
         deed.tell(tx, Happened {
@@ -109,6 +110,18 @@ async fn create(cx: Cx) -> Result<Reply, ApiError> {
         Whole::created(&Org::from(&org))
     })
     .await
+}
+
+/// Says why a name is refused that no org has.
+fn name_refused(error: WriteError, in_use: bool) -> ApiError {
+    match error {
+        WriteError::NameTaken { name, .. } if !in_use => ApiError::new(
+            Code::NameTaken,
+            format!("`{name}` was the name of an org that has ended"),
+        )
+        .hint("the name of an org is never used again: choose another"),
+        error => error.into(),
+    }
 }
 
 async fn show(cx: Cx) -> Result<Reply, ApiError> {

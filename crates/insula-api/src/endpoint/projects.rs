@@ -41,7 +41,9 @@ pub fn find(tx: &Tx, org: OrgId, text: &str) -> Result<app::Project, ApiError> {
         (_, Ok(name)) => projects::by_name(tx, org, &name)?,
         (Err(_), Err(_)) => None,
     };
-    found.ok_or_else(|| ApiError::not_found("project"))
+    found.ok_or_else(|| {
+        ApiError::not_found("project").hint("`insula projects` shows those that there are")
+    })
 }
 
 async fn list(cx: Cx) -> Result<Reply, ApiError> {

@@ -54,9 +54,16 @@ fn decide(org: &Org, others: Ask, asked: Ask) -> Result<(), ApiError> {
     if sum.instances > quota.instances {
         let (max, need) = (quota.instances, sum.instances);
         let left = quota.instances.saturating_sub(others.instances);
+        let noun = if max == 1 { "instance" } else { "instances" };
         return Err(over(
-            format!("`{name}` may run {max} instances; with this it would need {need}"),
-            format!("{left} are left: scale to that, stop something else, or ask for more"),
+            format!("`{name}` may run {max} {noun}; with this it would need {need}"),
+            match left {
+                0 => "none is left: stop something else, or ask for more".into(),
+                1 => "1 is left: scale to that, stop something else, or ask for more".into(),
+                _ => {
+                    format!("{left} are left: scale to that, stop something else, or ask for more")
+                }
+            },
         ));
     }
     if sum.memory > quota.memory {
@@ -130,5 +137,16 @@ mod tests {
         let problem = refused.problem();
         assert_eq!(problem.detail, "`acme` may run 50 instances; with this it would need 60");
         assert!(problem.hint.as_ref().unwrap().starts_with("5 are left"));
+
+        let one = Org { quota: Quota { instances: 1, ..Quota::default() }, ..org() };
+        for (others, hint) in [
+            (0, "1 is left: scale to that, stop something else, or ask for more"),
+            (1, "none is left: stop something else, or ask for more"),
+        ] {
+            let refused = decide(&one, ask(others, Bytes(0), 0), ask(2, Bytes(0), 0)).unwrap_err();
+            let problem = refused.problem();
+            assert!(problem.detail.starts_with("`acme` may run 1 instance;"), "{}", problem.detail);
+            assert_eq!(problem.hint.as_deref(), Some(hint));
+        }
     }
 }

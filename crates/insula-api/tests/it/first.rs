@@ -52,7 +52,13 @@ async fn what_holds_no_app_is_ended_with_its_environments() {
 
     stage.make("/v1/orgs", &json!({ "name": "fresh" })).await;
     delete("/v1/orgs/fresh").await.ok();
-    look("/v1/orgs/fresh").await.refused(404, "not_found");
+    let gone = look("/v1/orgs/fresh").await.refused(404, "not_found");
+    assert_eq!(gone["hint"], "`insula whoami` says which orgs you are in");
+    let again = stage.post(&stage.operator, "/v1/orgs", &json!({ "name": "fresh" })).await;
+    let again = again.refused(409, "name_taken");
+    assert_eq!(again["detail"], "`fresh` was the name of an org that has ended");
+    let taken = stage.post(&stage.operator, "/v1/orgs", &json!({ "name": "default" })).await;
+    assert_eq!(taken.json()["detail"], "the name `default` is taken by another org");
 
     stage.org("acme").await;
     let (mine, spared) = ("/v1/orgs/acme/projects/web", "/v1/orgs/acme/projects/default");
@@ -68,6 +74,9 @@ async fn what_holds_no_app_is_ended_with_its_environments() {
 
     delete(&format!("/v1/orgs/acme/apps/{}", app["id"].as_str().unwrap())).await.ok();
     delete(mine).await.ok();
-    look(mine).await.refused(404, "not_found");
+    let gone = look(mine).await.refused(404, "not_found");
+    assert_eq!(gone["hint"], "`insula projects` shows those that there are");
+    let gone = look(&format!("{spared}/environments/none")).await.refused(404, "not_found");
+    assert_eq!(gone["hint"], "`insula envs` shows those that there are");
     look(&format!("{spared}/environments/production")).await.ok();
 }

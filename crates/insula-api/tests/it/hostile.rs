@@ -180,7 +180,15 @@ async fn hosts_of_the_platform_and_of_others_are_not_given_away() {
     for host in ["127.0.0.1", "*.example.org", "Example.org", "a..b", "-a.example.org"] {
         add("acme", app, host).await.refused(422, "invalid_field");
     }
-    add("other", &other, "acme.example.org").await.refused(409, "name_taken");
+    let refused = add("other", &other, "acme.example.org").await.refused(409, "name_taken");
+    let stranger = "a host is never handed to another org, even after it was removed";
+    assert_eq!(refused["hint"], stranger);
+    assert!(!refused.to_string().contains("shop"), "another org's app is not named: {refused}");
+    let blog = stage.app("acme", "blog").await;
+    let refused = add("acme", &blog, "acme.example.org").await.refused(409, "name_taken");
+    assert_eq!(refused["detail"], "acme.example.org leads to `shop` already");
+    let way = "to move it, first `insula domains remove acme.example.org --app shop`";
+    assert_eq!(refused["hint"], way);
     // Given back, it still is not another org's.
     let path = format!("/v1/orgs/acme/domains/{}", scene.ids["domain"]);
     stage.delete(&stage.operator, &path).await.ok();
