@@ -4,6 +4,7 @@
 
 use std::error::Error;
 use std::fmt::Write as _;
+use std::io::ErrorKind;
 
 use insula_model::limits::{SOURCE_FILE_MAX, SOURCE_FILES_MAX, SOURCE_TOTAL_MAX};
 use insula_wire::problem::{Code, Mistake, Problem};
@@ -310,8 +311,12 @@ fn mistake(problem: &insula_build::Problem) -> Mistake {
 impl From<insula_build::folder::FolderError> for Failure {
     fn from(error: insula_build::folder::FolderError) -> Self {
         use insula_build::folder::FolderError;
-        match error {
-            FolderError::Problems(problems) => Self::of_folder(&problems),
+        match &error {
+            FolderError::Problems(problems) => Self::of_folder(problems),
+            FolderError::Open { path, source } if source.kind() == ErrorKind::NotFound => {
+                Self::usage(format!("{} is not there", path.display()))
+                    .hint("give the folder that holds the app")
+            }
             FolderError::Open { .. } => {
                 Self { exit: Exit::USAGE, ..Self::because("read the folder", &error) }
             }
@@ -504,6 +509,16 @@ mod tests {
             problem.status = status;
             assert_eq!(exit_of(&problem), Exit(exit), "{status}");
         }
+    }
+
+    #[test]
+    fn a_folder_that_is_not_there_is_told_in_words() {
+        let error = insula_build::folder::read(std::path::Path::new("/nonexistent")).unwrap_err();
+        let failure = Failure::from(error);
+        assert_eq!(
+            (failure.exit, failure.message.as_str()),
+            (Exit::USAGE, "/nonexistent is not there")
+        );
     }
 
     #[test]
