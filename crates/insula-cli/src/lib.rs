@@ -123,6 +123,23 @@ mod tests {
     }
 
     #[test]
+    fn every_command_and_every_argument_of_it_is_explained() {
+        fn check(command: &clap::Command, lacks: &mut Vec<String>) {
+            if command.get_about().is_none() {
+                lacks.push(command.get_name().to_owned());
+            }
+            for argument in command.get_arguments().filter(|one| one.get_help().is_none()) {
+                lacks.push(format!("{} of {}", argument.get_id(), command.get_name()));
+            }
+            command.get_subcommands().for_each(|below| check(below, lacks));
+        }
+        let ours = Command::augment_subcommands(clap::Command::new("insula"));
+        let mut lacks = Vec::new();
+        ours.get_subcommands().for_each(|command| check(command, &mut lacks));
+        assert!(lacks.is_empty(), "without a word: {}", lacks.join(", "));
+    }
+
+    #[test]
     fn a_name_is_no_flag() {
         for line in [
             "insula tokens show x",

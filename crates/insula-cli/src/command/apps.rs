@@ -25,7 +25,10 @@ enum Verb {
         all: bool,
     },
     /// Make an app with nothing in it yet
-    Create { name: AppName },
+    Create {
+        /// Small letters, digits and single hyphens, beginning with a letter
+        name: AppName,
+    },
     /// Show an app
     Show {
         /// By name or id [default: the folder's]

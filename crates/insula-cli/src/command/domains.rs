@@ -19,9 +19,13 @@ enum Verb {
     /// List domains (what `insula domains` alone does)
     List,
     /// Give the app a host name
-    Add { host: HostName },
+    Add {
+        /// As in shop.example.com
+        host: HostName,
+    },
     /// Take a host name from the app; it stays reserved for the org
     Remove {
+        /// As in shop.example.com
         host: HostName,
         /// Do not ask
         #[arg(long, short)]

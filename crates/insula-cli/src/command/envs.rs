@@ -20,7 +20,10 @@ enum Verb {
     /// List environments (what `insula envs` alone does)
     List,
     /// Make an environment: its apps reach each other, and no other's
-    Create { name: EnvironmentName },
+    Create {
+        /// Small letters, digits and single hyphens, beginning with a letter
+        name: EnvironmentName,
+    },
     /// Show an environment
     Show {
         /// By name or id [default: the chosen one]

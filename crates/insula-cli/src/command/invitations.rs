@@ -25,6 +25,7 @@ enum Verb {
     List,
     /// Invite a person; the secret to hand to them goes to stdout, once
     Create {
+        /// E-mail address of the person
         email: Email,
         /// viewer, developer, admin or owner; one's own at most
         #[arg(long, default_value = "developer")]

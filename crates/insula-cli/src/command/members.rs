@@ -27,6 +27,7 @@ enum Verb {
     Role {
         /// E-mail address or id
         member: String,
+        /// viewer, developer, admin or owner; one's own at most
         role: Role,
     },
     /// Take a person out of the org

@@ -21,7 +21,10 @@ enum Verb {
     /// List the orgs that one may see (what `insula orgs` alone does)
     List,
     /// Make an org (the operator)
-    Create { name: OrgName },
+    Create {
+        /// Small letters, digits and single hyphens, beginning with a letter
+        name: OrgName,
+    },
     /// Show an org
     Show {
         /// By name or id [default: the chosen one]
@@ -58,6 +61,7 @@ struct SetArgs {
     /// By name or id [default: the chosen one]
     #[arg(value_name = "ORG")]
     named: Option<String>,
+    /// Instances that run at once, of all apps
     #[arg(long, value_name = "N")]
     instances: Option<u32>,
     /// As in 8GiB
@@ -66,8 +70,10 @@ struct SetArgs {
     /// Cores, as in 4 or 0.5
     #[arg(long, value_parser = cores, value_name = "CORES")]
     cpu: Option<MilliCpu>,
+    /// Builds that run at the same time
     #[arg(long, value_name = "N")]
     builds_at_once: Option<u32>,
+    /// Releases of each app that one can go back to
     #[arg(long, value_name = "N")]
     releases_kept: Option<u32>,
     /// Per second and instance, as in 64KiB

@@ -19,7 +19,10 @@ enum Verb {
     /// List projects (what `insula projects` alone does)
     List,
     /// Make a project
-    Create { name: ProjectName },
+    Create {
+        /// Small letters, digits and single hyphens, beginning with a letter
+        name: ProjectName,
+    },
     /// Show a project
     Show {
         /// By name or id [default: the chosen one]

@@ -39,6 +39,7 @@ enum Verb {
     },
     /// Unset secrets for good, and deploy what is live anew without them
     Unset {
+        /// As in DATABASE_URL
         #[arg(required = true, value_name = "KEY")]
         names: Vec<VariableName>,
         #[command(flatten)]

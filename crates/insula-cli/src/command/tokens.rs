@@ -22,6 +22,7 @@ enum Verb {
     List,
     /// Make a token; its text goes to stdout, once
     Create {
+        /// What it is for
         name: TokenName,
         /// viewer, developer, admin or owner; one's own at most
         #[arg(long, default_value = "developer")]

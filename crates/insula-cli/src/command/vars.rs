@@ -38,6 +38,7 @@ enum Verb {
     },
     /// Unset variables and deploy what is live anew without them
     Unset {
+        /// As in DATABASE_URL
         #[arg(required = true, value_name = "KEY")]
         names: Vec<VariableName>,
         #[command(flatten)]
