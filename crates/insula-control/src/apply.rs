@@ -80,7 +80,7 @@ async fn one(cx: Cx, world: Arc<World>, action: Action, now: Timestamp) -> Resul
                 carry_out(tx, &world, write)?;
             }
             if let Some(told) = &effect.told {
-                tell::event(tx, &event, told, Actor::Platform, now)?;
+                tell::event(tx, &world, &event, told, Actor::Platform, now)?;
             }
             Ok(())
         })

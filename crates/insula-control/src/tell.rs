@@ -36,16 +36,18 @@ impl EventParts {
 
 pub(crate) fn event(
     tx: &mut Tx,
+    world: &World,
     parts: &EventParts,
     told: &Told,
     actor: Actor,
     now: Timestamp,
 ) -> Result<(), WriteError> {
-    nth_event(tx, parts, 0, told, actor, now)
+    nth_event(tx, world, parts, 0, told, actor, now)
 }
 
 fn nth_event(
     tx: &mut Tx,
+    world: &World,
     parts: &EventParts,
     nth: usize,
     told: &Told,
@@ -53,6 +55,11 @@ fn nth_event(
     now: Timestamp,
 ) -> Result<(), WriteError> {
     let Some(id) = parts.0.get(nth) else { return Ok(()) };
+    // An org's history speaks of many apps.
+    let message = match world.apps.get(&told.app) {
+        Some(app) => format!("{}: {}", app.name, told.message),
+        None => told.message.clone(),
+    };
     let event = Event {
         id: *id,
         kind: told.kind.to_owned(),
@@ -62,7 +69,7 @@ fn nth_event(
         org: Some(told.org),
         subject: told.subject.clone(),
         app: Some(told.app),
-        message: told.message.clone(),
+        message,
         trace: told.trace.clone(),
         request: None,
         before: None,
@@ -146,7 +153,7 @@ async fn write(cx: Cx, world: Arc<World>, seen: Seen, now: Timestamp) -> Result<
                 let Some(row) = world.instances.get(id) else { return Ok(()) };
                 if instances::set_observed(tx, row.org, *id, observed)? {
                     for (nth, told) in told.iter().enumerate() {
-                        nth_event(tx, &parts, nth, told, Actor::Platform, now)?;
+                        nth_event(tx, &world, &parts, nth, told, Actor::Platform, now)?;
                     }
                 }
                 Ok(())
@@ -156,7 +163,7 @@ async fn write(cx: Cx, world: Arc<World>, seen: Seen, now: Timestamp) -> Result<
                 match was.state {
                     BuildState::Running { .. } => {
                         builds::update(tx, &was.state, row)?;
-                        event(tx, &parts, told, Actor::Platform, now)
+                        event(tx, &world, &parts, told, Actor::Platform, now)
                     }
                     BuildState::Queued
                     | BuildState::Done { .. }

@@ -29,7 +29,7 @@ enum Verb {
         #[arg(value_name = "PROJECT")]
         named: Option<String>,
     },
-    /// End a project that has no environments
+    /// End a project that has no apps, with its environments
     Delete {
         /// By name or id
         #[arg(value_name = "PROJECT")]
