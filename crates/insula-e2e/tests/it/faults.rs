@@ -22,7 +22,10 @@ fn deploys_and_rollbacks_under_load_lose_no_request() -> Result<()> {
     let machine = Machine::start()?;
     let report = story::moves_under_load(&machine, 5, 5, 100)?;
     ensure!(report.failed_in_moves == 0, "{:?}", report.seen.failed);
-    ensure!(report.seen.good > 200, "there was hardly any load: {}", report.seen.good);
+    let moving: std::time::Duration = report.deploys.iter().chain(&report.rollbacks).sum();
+    // Half of what was asked for: the machine may be busy, but not idle.
+    let least = u64::try_from(moving.as_millis() / 20)?;
+    ensure!(report.seen.good > least, "there was hardly any load: {}", report.seen.good);
     ensure!(report.deploys.len() == 5 && report.rollbacks.len() == 5);
     Ok(())
 }
