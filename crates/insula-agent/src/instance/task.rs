@@ -336,9 +336,13 @@ impl InstanceTask {
 
     async fn launch(&mut self) {
         let environment = self.record.target.place.environment;
-        let place = match self.shared.places.take(environment) {
-            Ok(place) => place,
-            Err(error) => return self.never_started(chain(&error)),
+        // Where it was before, if it was: gateways find it there again, with or without a server.
+        let place = match self.place.take() {
+            Some(place) => place,
+            None => match self.shared.places.take(environment) {
+                Ok(place) => place,
+                Err(error) => return self.never_started(chain(&error)),
+            },
         };
         self.record.attempt += 1;
         let sandbox = sandbox_id(self.record.id(), self.record.attempt);
@@ -525,9 +529,7 @@ impl InstanceTask {
             }
         }
         self.record.sandbox = None;
-        self.record.place = None;
         self.record.found_port = None;
-        self.place = None;
         self.warnings.clear();
         self.see(Seen::Cleaned);
     }

@@ -200,6 +200,14 @@ impl World {
         (address, 8080).into()
     }
 
+    /// How often the first instance was started again.
+    pub fn restarts_on_disk(&self) -> u64 {
+        let path = self.data().join(format!("agent/state/{}.json", self.instances[0].id));
+        let record: serde_json::Value =
+            serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+        record["life"]["restarts"].as_u64().unwrap()
+    }
+
     /// Where the first instance is, ready or not.
     pub fn address_on_disk(&self) -> SocketAddr {
         let path = self.data().join(format!("agent/state/{}.json", self.instances[0].id));
