@@ -4,5 +4,6 @@ mod bad_input;
 mod corners;
 mod everyday;
 mod faults;
+mod figures;
 mod lifecycle;
 mod tenants;
