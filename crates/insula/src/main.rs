@@ -74,7 +74,7 @@ fn main() -> ExitCode {
         Command::Agent(args) => role::agent::run(args),
         Command::Gateway(args) => role::gateway::run(args),
         Command::Backup(command) => role::backup::run(command, parsed.global.json),
-        Command::MasterKey(command) => role::master_key::run(command),
+        Command::MasterKey(command) => role::master_key::run(command, parsed.global.json),
         Command::User(command) => return insula_cli::run(parsed.global, command),
     };
     match outcome {

@@ -25,6 +25,8 @@ pub struct Role {
     pub name: &'static str,
     pub args: Vec<String>,
     pub environment: Environment,
+    /// What it logs, where the operator did not say.
+    pub log_filter: Option<&'static str>,
     /// User and group, for a role that must have no privilege.
     pub user: Option<(u32, u32)>,
 }
@@ -69,6 +71,9 @@ impl Role {
                 let kept = LOGGING.iter().filter_map(|name| Some((name, std::env::var_os(name)?)));
                 command.envs(kept);
             }
+        }
+        if let Some(filter) = self.log_filter {
+            command.env(insula_kit::telemetry::FILTER_VARIABLE, filter);
         }
         if let Some((user, group)) = self.user {
             command.uid(user).gid(group);

@@ -1,6 +1,6 @@
 //! `insula up`: every role on this machine, supervised.
 
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -152,11 +152,15 @@ async fn supervise_all(args: &Args, data: &Data, root: bool) -> anyhow::Result<E
 fn roles(args: &Args, data: &Data, root: bool) -> anyhow::Result<Vec<Role>> {
     let path = data.root().to_str().context("the data folder's path is not UTF-8")?.to_owned();
     let format = if args.log_json { "json" } else { "auto" };
+    // A person at a terminal wants the addresses, not every step on the way to them.
+    let said = std::env::var_os(insula_kit::telemetry::FILTER_VARIABLE).is_some();
+    let person = !args.log_json && !said && std::io::stderr().is_terminal();
+    let log_filter = person.then_some("warn");
     let role = |name: &'static str, more: &[String], environment, user| {
         let mut all: Vec<String> =
             [name, "--data", &path, "--log-format", format].map(str::to_owned).to_vec();
         all.extend(more.iter().cloned());
-        Role { name, args: all, environment, user }
+        Role { name, args: all, environment, log_filter, user }
     };
     let server = role(
         "server",

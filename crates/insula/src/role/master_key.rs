@@ -26,15 +26,19 @@ pub struct Place {
     data: Option<PathBuf>,
 }
 
-pub fn run(command: Command) -> anyhow::Result<ExitCode> {
-    match command {
+pub fn run(command: Command, json: bool) -> anyhow::Result<ExitCode> {
+    let keys = match command {
         Command::Rotate(place) => rotate(place),
         Command::New(place) => new(place),
     }?;
+    if json {
+        println!("{}", serde_json::json!({ "sealed_keys": keys }));
+    }
     Ok(ExitCode::SUCCESS)
 }
 
-fn rotate(place: Place) -> anyhow::Result<()> {
+/// How many keys of orgs are sealed with the new one.
+fn rotate(place: Place) -> anyhow::Result<usize> {
     let data = Data::choose(place.data)?;
     let _lock = data.hold()?;
     let _server = super::hold(&data, "server")?;
@@ -54,10 +58,10 @@ fn rotate(place: Place) -> anyhow::Result<()> {
     eprintln!(
         "{keys} keys of orgs are sealed with the new master key; keep a copy of it elsewhere."
     );
-    Ok(())
+    Ok(keys)
 }
 
-fn new(place: Place) -> anyhow::Result<()> {
+fn new(place: Place) -> anyhow::Result<usize> {
     let data = Data::choose(place.data)?;
     let _lock = data.hold()?;
     if data.master_key().exists() {
@@ -68,7 +72,7 @@ fn new(place: Place) -> anyhow::Result<()> {
         "Made {}. Secrets of before stay sealed; set them again.",
         data.master_key().display()
     );
-    Ok(())
+    Ok(0)
 }
 
 fn ring(data: &Data) -> anyhow::Result<Key> {
