@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use insula_model::node::Ailment;
 use insula_model::observed::{BuildPhase, BuildReport, InstanceReport, NodeReport};
 use insula_model::{BuildId, Generation, InstanceId};
 use tokio::sync::watch;
@@ -15,6 +16,7 @@ struct State {
     generation: Generation,
     instances: BTreeMap<InstanceId, InstanceReport>,
     builds: BTreeMap<BuildId, BuildPhase>,
+    ailments: Vec<Ailment>,
 }
 
 /// Clones write on the same board.
@@ -48,6 +50,15 @@ impl Board {
 
     pub fn remove_build(&self, id: BuildId) {
         self.change(|state| state.builds.remove(&id).is_some());
+    }
+
+    /// What is wrong with the node itself, all of it.
+    pub fn set_ailments(&self, ailments: Vec<Ailment>) {
+        self.change(|state| {
+            let changed = state.ailments != ailments;
+            state.ailments = ailments;
+            changed
+        });
     }
 
     pub fn report(&self) -> NodeReport {
@@ -88,6 +99,7 @@ fn report(state: &State) -> NodeReport {
             .iter()
             .map(|(id, phase)| BuildReport { id: *id, phase: phase.clone() })
             .collect(),
+        ailments: state.ailments.clone(),
     }
 }
 

@@ -5,8 +5,8 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use insula_model::limits::REPORT_INSTANCES_MAX;
-use insula_model::node::{Capacity, NodeMode, RuntimeFound};
-use insula_model::spec::Runtime;
+use insula_model::node::{Architecture, Capacity, NodeMode, Offer, RuntimeFound};
+use insula_model::spec::{Isolation, Runtime};
 use insula_model::{Bytes, MilliCpu};
 use insula_wire::facts::NodeFacts;
 
@@ -29,7 +29,14 @@ pub async fn gather(mode: NodeMode, capacity: Option<Capacity>) -> NodeFacts {
         Some(RuntimeFound { runtime, version, path: path.to_owned() })
     });
     let runtimes = futures_util::future::join_all(found).await.into_iter().flatten().collect();
-    NodeFacts { capacity: capacity.unwrap_or_else(of_host), mode, runtimes }
+    let offer = Offer {
+        capacity: capacity.unwrap_or_else(of_host),
+        mode,
+        runtimes,
+        architecture: Architecture::parse(std::env::consts::ARCH),
+        isolation: [Isolation::Standard].into(),
+    };
+    NodeFacts { offer, relay: None, clock: None, site: None }
 }
 
 fn of_host() -> Capacity {
@@ -40,6 +47,7 @@ fn of_host() -> Capacity {
         cpu: MilliCpu(u32::try_from(cores.saturating_mul(1_000)).unwrap_or(u32::MAX)),
         memory: Bytes(memory.0.saturating_sub(MEMORY_KEPT.0)),
         instances: u32::try_from(REPORT_INSTANCES_MAX).unwrap_or(u32::MAX),
+        ..Capacity::default()
     }
 }
 

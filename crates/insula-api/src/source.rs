@@ -178,9 +178,9 @@ async fn can_run(api: &Api, found: &Detected) -> Result<(), ApiError> {
     if nodes.is_empty() {
         return Ok(());
     }
-    let runtimes: Vec<&RuntimeFound> = nodes.iter().flat_map(|node| &node.runtimes).collect();
+    let runtimes: Vec<&RuntimeFound> = nodes.iter().flat_map(|node| &node.offer.runtimes).collect();
     has_runtimes(found, &runtimes)?;
-    let capacities: Vec<Capacity> = nodes.iter().map(|node| node.capacity).collect();
+    let capacities: Vec<Capacity> = nodes.iter().map(|node| node.offer.capacity).collect();
     has_room(&found.spec, &capacities)
 }
 

@@ -60,6 +60,8 @@ fn log(world: &World, action: &Action) {
         }
         Action::Drain { .. }
         | Action::Stop { .. }
+        | Action::Lose { .. }
+        | Action::Welcome { .. }
         | Action::Forget { .. }
         | Action::StartRun { .. }
         | Action::EndRun { .. } => debug!(action = %action, "done"),
@@ -116,7 +118,8 @@ fn carry_out(tx: &mut Tx, world: &World, write: &Write) -> Result<(), WriteError
             Some(found) => builds::update(tx, &found.state, row),
         },
         Write::Release(row) => releases::create(tx, row),
-        Write::Instance(row) => instances::create(tx, row),
+        Write::Instances(rows) => rows.iter().try_for_each(|row| instances::create(tx, row)),
+        Write::Node { row, was } => insula_store::nodes::mark(tx, row.id, *was, row.lost).map(drop),
         Write::Intent { instance, intent } => match world.instances.get(instance) {
             Some(row) => instances::set_intent(tx, row.org, *instance, *intent).map(drop),
             None => Ok(()),

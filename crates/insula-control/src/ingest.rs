@@ -15,7 +15,7 @@ use insula_plan::effect::Told;
 pub(crate) enum Seen {
     Instance {
         id: InstanceId,
-        observed: Box<Observed<InstanceReport>>,
+        observed: Observed<Box<InstanceReport>>,
         told: Vec<Told>,
     },
     Build {
@@ -38,7 +38,7 @@ pub(crate) fn report(
 ) -> Vec<Seen> {
     let answers = sent.is_some_and(|sent| report.generation >= sent);
     let mut seen = Vec::new();
-    for instance in world.instances.values().filter(|i| i.node == node) {
+    for instance in world.instances.of_node(node) {
         let reported = report.instances.iter().find(|r| r.id == instance.id);
         if reported.is_some() || answers {
             seen.extend(changed(instance, reported, now));
@@ -54,7 +54,7 @@ pub(crate) fn report(
             BuildPhase::Waiting | BuildPhase::Running { .. } => {
                 let turn = turn(build.turn, &told.phase, now);
                 if turn != build.turn {
-                    seen.push(Seen::Turn { row: Box::new(build.clone()), turn });
+                    seen.push(Seen::Turn { row: Box::new((**build).clone()), turn });
                 }
                 continue;
             }
@@ -62,7 +62,7 @@ pub(crate) fn report(
             BuildPhase::Failed { cause } => BuildState::Failed { cause: cause.clone() },
         };
         let told = build_told(build, &state);
-        let row = Build { state, updated: now, ..build.clone() };
+        let row = Build { state, updated: now, ..(**build).clone() };
         seen.push(Seen::Build { row: Box::new(row), told });
     }
     seen
@@ -101,15 +101,15 @@ fn build_told(build: &Build, state: &BuildState) -> Told {
 }
 
 fn changed(instance: &Instance, reported: Option<&InstanceReport>, now: Timestamp) -> Option<Seen> {
-    let before = instance.observed.present();
+    let before = instance.observed.present().map(Box::as_ref);
     let observed = match (reported, &instance.observed) {
         (Some(report), _) if before == Some(report) => return None,
-        (Some(report), _) => Observed::Present { value: report.clone(), seen: now },
+        (Some(report), _) => Observed::Present { value: Box::new(report.clone()), seen: now },
         (None, Observed::Absent { .. }) => return None,
         (None, Observed::Unknown | Observed::Present { .. }) => Observed::Absent { seen: now },
     };
     let told = reported.map(|after| history(instance, before, after)).unwrap_or_default();
-    Some(Seen::Instance { id: instance.id, observed: Box::new(observed), told })
+    Some(Seen::Instance { id: instance.id, observed, told })
 }
 
 /// What of a transition belongs in the history.

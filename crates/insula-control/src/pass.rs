@@ -12,7 +12,7 @@ use insula_model::observed::NodeReport;
 use insula_model::routes::RouteTable;
 use insula_model::target::NodeTarget;
 use insula_model::{Generation, Millis, NodeId, OrgId, Timestamp};
-use insula_plan::{Plan, View, World};
+use insula_plan::{Plan, Presence, View, World};
 use insula_store::feed::{self, FeedError};
 use tokio::sync::{mpsc, watch};
 use tracing::{error, warn};
@@ -128,8 +128,8 @@ impl Loop {
         self.targets.remove(&node);
         self.greetings.remove(&node);
         self.reports.remove(&node);
-        if self.world.connected.contains(&node) {
-            self.world_mut().connected.remove(&node);
+        if self.world.is_here(node) {
+            self.world_mut().heard.insert(node, Presence::Silent { span: Millis(0) });
         }
     }
 
@@ -157,8 +157,8 @@ impl Loop {
             let seen = ingest::report(&self.world, node, &report, sent, self.now());
             if tell::seen(&self.cx, &self.world, seen, self.now()).await {
                 // A node counts as there once it has said what it holds.
-                if !self.world.connected.contains(&node) {
-                    self.world_mut().connected.insert(node);
+                if !self.world.is_here(node) {
+                    self.world_mut().heard.insert(node, Presence::Here);
                 }
             } else {
                 self.reports.insert(node, report);
@@ -247,7 +247,9 @@ impl Loop {
         world.generation = generation;
         world.since = self.world.since;
         world.edge = self.world.edge.clone();
-        world.connected = self.world.connected.clone();
+        world.heard = self.world.heard.clone();
+        world.measured = self.world.measured.clone();
+        world.rules = self.world.rules;
         self.world = Arc::new(world);
         // Which secrets changed in the gap is not known: everything is sent again.
         self.targets.clear();
@@ -293,10 +295,9 @@ impl Loop {
 
     async fn send_target(&mut self, node: NodeId) -> bool {
         let target = insula_plan::target::node(&self.world, node);
-        let same = self
-            .targets
-            .get(&node)
-            .is_some_and(|last| last.instances == target.instances && last.builds == target.builds);
+        let same = self.targets.get(&node).is_some_and(|last| {
+            NodeTarget { generation: last.generation, ..target.clone() } == *last
+        });
         let mut orgs = target.instances.iter().map(|i| i.place.org);
         if same && !orgs.any(|org| self.stale_secrets.contains(&org)) {
             return true;

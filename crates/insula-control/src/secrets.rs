@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use insula_link::Secrets;
+use std::sync::Arc;
+
 use insula_model::app::App;
 use insula_model::target::NodeTarget;
 use insula_model::{AppId, VariableName};
@@ -41,12 +43,12 @@ pub(crate) async fn of_target(
     if wanted.is_empty() {
         return Ok(Secrets::default());
     }
-    let apps: Vec<App> = wanted.iter().filter_map(|id| world.apps.get(id)).cloned().collect();
+    let apps: Vec<Arc<App>> = wanted.iter().filter_map(|id| world.apps.get(id)).cloned().collect();
     let keys = cx.keys.clone();
     let opened: Vec<(AppId, Result<Values, VaultError>)> = cx
         .store
         .read(move |tx| {
-            let open = |app: &App| (app.id, insula_vault::values_of_app(tx, &keys, app));
+            let open = |app: &Arc<App>| (app.id, insula_vault::values_of_app(tx, &keys, app));
             Ok::<_, StoreError>(apps.iter().map(open).collect())
         })
         .await?;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use insula_kit::random::Random;
 use insula_model::build::{Build, BuildState};
 use insula_model::event::Event;
-use insula_model::node::Node;
+use insula_model::node::{Duty, Node};
 use insula_model::tenancy::Actor;
 use insula_model::{EventId, ID_RANDOM_BYTES, NodeId, NodeName, Timestamp};
 use insula_plan::World;
@@ -97,12 +97,15 @@ pub(crate) async fn node_hello(cx: &Cx, id: NodeId, greeting: &Greeting, now: Ti
             let mut node = Node {
                 id,
                 name: greeting.name.clone(),
-                capacity: greeting.facts.capacity,
-                mode: greeting.facts.mode,
-                runtimes: greeting.facts.runtimes.clone(),
+                offer: greeting.facts.offer.clone(),
+                site: greeting.facts.site.clone().unwrap_or_default(),
                 agent_version: greeting.version.clone(),
                 joined,
                 hello: now,
+                duty: Duty::Serve,
+                lost: None,
+                ailments: Vec::new(),
+                relay: greeting.facts.relay,
             };
             match nodes::hello(tx, &node) {
                 Err(WriteError::NameTaken { .. }) => {

@@ -178,6 +178,7 @@ impl Hub {
             generation,
             document,
             trace,
+            servers: Vec::new(),
         })));
         Ok(())
     }

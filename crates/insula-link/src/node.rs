@@ -150,6 +150,7 @@ async fn session(
     let welcome = ToAgent::Welcome(wire::Welcome {
         server_version: env!("CARGO_PKG_VERSION").to_owned(),
         heartbeat_ms: wire::HEARTBEAT_MS,
+        ack_every: 1,
     });
     if outgoing.send(Ok(message(welcome))).await.is_err() {
         return;
@@ -210,7 +211,10 @@ async fn read(
                 }
             },
             Some(FromAgent::Heartbeat(beat)) => {
-                let ack = ToAgent::HeartbeatAck(wire::HeartbeatAck { sequence: beat.sequence });
+                let ack = ToAgent::HeartbeatAck(wire::HeartbeatAck {
+                    sequence: beat.sequence,
+                    clock_ms: 0,
+                });
                 if outgoing.send(Ok(message(ack))).await.is_err() {
                     return;
                 }

@@ -5,8 +5,10 @@
 use crate::app::{App, Domain, Environment, Project};
 use crate::build::Build;
 use crate::deployment::Deployment;
+use crate::fleet::Gateway;
 use crate::ids::{
-    AppId, DomainId, EnvironmentId, InstanceId, NodeId, OrgId, ProjectId, ReleaseId, RunId,
+    AppId, DomainId, EnvironmentId, GatewayId, InstanceId, NodeId, OrgId, ProjectId, ReleaseId,
+    RunId,
 };
 use crate::instance::{Instance, Run};
 use crate::node::Node;
@@ -35,6 +37,8 @@ pub enum Change {
     RunGone(RunId),
     Node(Box<Node>),
     NodeGone(NodeId),
+    Gateway(Box<Gateway>),
+    GatewayGone(GatewayId),
     /// A secret was set or unset somewhere in the org. Values never travel in the feed.
     SecretsOf(OrgId),
 }

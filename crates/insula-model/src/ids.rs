@@ -82,6 +82,18 @@ macro_rules! ids {
             pub fn as_u128(&self) -> u128 {
                 self.0
             }
+
+            /// The id of sixteen bytes that were stored or sent.
+            pub const fn from_u128(value: u128) -> Self {
+                Self(value)
+            }
+
+            /// The nth of a row of ids that begins with this one: those of things that are made
+            /// at once, told apart by their last bits.
+            pub const fn nth(self, n: u32) -> Self {
+                const LAST: u128 = 0xffff_ffff;
+                Self((self.0 & !LAST) | ((self.0 as u32).wrapping_add(n)) as u128)
+            }
         }
 
         impl fmt::Display for $name {
@@ -154,6 +166,10 @@ ids! {
     GatewayId = "gw";
     /// A host name and its proof.
     DomainId = "dom";
+    /// One `insula server`, of those that share a store.
+    ServerId = "srv";
+    /// A one-time permission to join the fleet.
+    JoinId = "join";
     /// Something that an org can read in its history.
     EventId = "evt";
 }

@@ -28,9 +28,14 @@ pub struct Instance {
     /// Reserved on the node.
     pub cpu: MilliCpu,
     pub memory: Bytes,
+    #[serde(default)]
+    pub pids: u32,
+    #[serde(default)]
+    pub disk: Bytes,
     pub intent: Intent,
     pub created: Timestamp,
-    pub observed: Observed<InstanceReport>,
+    /// Boxed: most of a large fleet's instances are rows that nobody looks at.
+    pub observed: Observed<Box<InstanceReport>>,
 }
 
 /// What the control plane wants of an instance. Only ever moves forward.

@@ -10,6 +10,7 @@ pub mod deployment;
 pub mod digest;
 pub mod event;
 pub mod feed;
+pub mod fleet;
 pub mod ids;
 pub mod instance;
 pub mod limits;

@@ -89,3 +89,20 @@ pub const PAGE_MAX: usize = 200;
 pub const IDEMPOTENCY_KEPT: Millis = Millis::secs(24 * 3_600);
 /// Artifacts of this many releases stay, beside those of anything live.
 pub const RELEASES_KEPT_DEFAULT: u32 = 20;
+
+/// What is assumed of a node whose agent does not say: the kernel's own bound.
+pub const NODE_PIDS_UNKNOWN: u32 = 4_194_304;
+/// Likewise; a node that is short of disk says so itself.
+pub const NODE_DISK_UNKNOWN: Bytes = Bytes::gib(1 << 20);
+/// Labels are for people and for choosing; more than this is somebody's database.
+pub const NODE_LABELS_MAX: usize = 64;
+/// Between heartbeats, unless the operator says otherwise.
+pub const HEARTBEAT: Millis = Millis::secs(1);
+/// Heartbeats missed in a row after which a node counts as lost.
+pub const HEARTBEATS_MISSED_MAX: u32 = 3;
+/// How long an instance with `failover = "lease"` goes on after its node heard the server last.
+/// Ten heartbeats: a server that is replaced by another is heard again long before.
+pub const FAILOVER_LEASE: Millis = Millis::secs(10);
+/// How long a join token works, unless the operator says otherwise.
+pub const JOIN_TIME_DEFAULT: Millis = Millis::secs(3_600);
+pub const JOIN_TIME_MAX: Millis = Millis::secs(7 * 24 * 3_600);

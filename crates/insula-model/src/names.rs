@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -48,11 +49,21 @@ fn is_label(text: &str) -> bool {
         && !text.contains("--")
 }
 
+const TAG_RULE: &str = "use 1 to 63 of a-z, A-Z, 0-9, `.`, `_`, `-` and `/`, beginning and ending with a letter or digit";
+
+fn is_tag(text: &str) -> bool {
+    let bytes = text.as_bytes();
+    let ends = [bytes.first(), bytes.last()];
+    (1..=63).contains(&bytes.len())
+        && ends.into_iter().flatten().all(u8::is_ascii_alphanumeric)
+        && bytes.iter().all(|b| b.is_ascii_alphanumeric() || b"._-/".contains(b))
+}
+
 macro_rules! text_types {
     ($($(#[$doc:meta])* $name:ident, $what:literal, $check:expr, $rule:expr;)*) => {$(
         $(#[$doc])*
         #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-        pub struct $name(Box<str>);
+        pub struct $name(Arc<str>);
 
         impl $name {
             pub fn as_str(&self) -> &str {
@@ -144,6 +155,14 @@ text_types! {
     ComponentName, "a component", is_label, LABEL_RULE;
     /// A node's name, for people.
     NodeName, "a node", is_label, LABEL_RULE;
+    /// Nodes of one kind, set apart by the operator.
+    PoolName, "a pool", is_label, LABEL_RULE;
+    /// Nodes that fail together: a room, a building, a provider's zone.
+    ZoneName, "a zone", is_label, LABEL_RULE;
+    /// What a node's label is called.
+    LabelName, "a label", is_tag, TAG_RULE;
+    /// What a node's label says.
+    LabelValue, "a label's value", is_tag, TAG_RULE;
     /// A token's name, for people.
     TokenName, "a token", is_label, LABEL_RULE;
     /// A host name, in lower case and without a final dot.

@@ -9,6 +9,7 @@ use crate::Generation;
 use crate::build::Artifact;
 use crate::deployment::Cause;
 use crate::ids::{BuildId, InstanceId};
+use crate::node::Ailment;
 use crate::time::Timestamp;
 
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -160,4 +161,7 @@ pub struct NodeReport {
     pub generation: Generation,
     pub instances: Vec<InstanceReport>,
     pub builds: Vec<BuildReport>,
+    /// What is wrong with the node itself. Empty: nothing.
+    #[serde(default)]
+    pub ailments: Vec<Ailment>,
 }

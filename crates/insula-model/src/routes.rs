@@ -1,5 +1,6 @@
 //! What gateways serve: hosts and paths to the addresses of ready instances.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
@@ -13,6 +14,10 @@ pub struct RouteTable {
     pub generation: Generation,
     /// Ordered by host, then by path, the longest first.
     pub routes: Vec<Route>,
+    /// Where the relay of each node answers that has an endpoint here. A gateway reaches instances
+    /// of its own node at their address, and all others through these.
+    #[serde(default)]
+    pub relays: BTreeMap<NodeId, SocketAddr>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -3,12 +3,15 @@
 //! Every value here is complete: defaults were filled in when the source was read, so that a
 //! stored spec means the same after a default has changed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::names::{AppName, ComponentName, VariableName};
+use crate::names::{
+    AppName, ComponentName, LabelName, LabelValue, PoolName, VariableName, ZoneName,
+};
+use crate::node::Architecture;
 use crate::units::{Bytes, MilliCpu, Millis};
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -86,11 +89,54 @@ pub struct ComponentSpec {
     pub liveness: Option<LivenessSpec>,
     /// Never two at once: a new instance starts only when the old one is gone.
     pub single: bool,
+    /// What becomes of a single instance whose node has lost contact.
+    #[serde(default)]
+    pub failover: Failover,
+    #[serde(default)]
+    pub rollout: RolloutSpec,
+    #[serde(default)]
+    pub placement: PlacementSpec,
     pub isolation: Isolation,
     /// How long an instance that left the routes may finish what it has.
     pub drain: Millis,
     pub stop: StopSpec,
     pub variables: BTreeMap<VariableName, String>,
+}
+
+/// What becomes of a single instance when its node is not heard of any more.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Failover {
+    /// It is replaced only once its node has come back, was removed or was fenced.
+    #[default]
+    Never,
+    /// Its node stops it when it has not heard the server for a while, and then it is replaced.
+    Lease,
+}
+
+/// How a component goes from one release to the next.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "strategy", rename_all = "snake_case")]
+pub enum RolloutSpec {
+    /// All new instances start beside the old ones; when all have proved themselves, traffic
+    /// shifts in one moment.
+    #[default]
+    BlueGreen,
+    /// One after the other: never more than `surge` beyond what is asked for, never fewer ready
+    /// ones than asked for less `unavailable`. Old and new serve side by side meanwhile.
+    Rolling { surge: u32, unavailable: u32 },
+}
+
+/// Which nodes may have an instance.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlacementSpec {
+    /// Nothing for the common pool.
+    pub pool: Option<PoolName>,
+    /// Empty: any.
+    pub zones: BTreeSet<ZoneName>,
+    /// All of them, exactly.
+    pub labels: BTreeMap<LabelName, LabelValue>,
+    pub architecture: Option<Architecture>,
 }
 
 /// What turns the source into something that runs.
@@ -199,12 +245,22 @@ impl StopSignal {
 }
 
 /// How strongly an instance is kept from the kernel that it shares, weakest first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Isolation {
     Standard,
     Gvisor,
     Microvm,
+}
+
+impl Isolation {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Standard => "standard",
+            Self::Gvisor => "gvisor",
+            Self::Microvm => "microvm",
+        }
+    }
 }
 
 impl ComponentSpec {
@@ -241,6 +297,9 @@ impl ComponentSpec {
             },
             liveness: None,
             single: false,
+            failover: Failover::default(),
+            rollout: RolloutSpec::default(),
+            placement: PlacementSpec::default(),
             isolation: Isolation::Standard,
             drain: l::DRAIN_DEFAULT,
             stop: StopSpec { signal: StopSignal::Term, grace: l::GRACE_DEFAULT },

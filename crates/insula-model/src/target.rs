@@ -3,7 +3,8 @@
 //! A Target never carries a secret's value: it names secrets, and values travel beside it. It is
 //! kept on the node's disk and obeyed for as long as the control plane is away.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
@@ -11,11 +12,14 @@ use crate::Generation;
 use crate::build::{Artifact, BuildPlan};
 use crate::digest::Digest;
 use crate::ids::{
-    AppId, BuildId, DeploymentId, EnvironmentId, InstanceId, NodeId, OrgId, ReleaseId, RunId,
+    AppId, BuildId, DeploymentId, EnvironmentId, GatewayId, InstanceId, NodeId, OrgId, ReleaseId,
+    RunId,
 };
 use crate::names::{AppName, ComponentName, EnvironmentName, OrgName, ProjectName, VariableName};
 use crate::release::ReleaseNumber;
-use crate::spec::{ComponentKind, HealthSpec, Isolation, LivenessSpec, Runtime, StopSpec};
+use crate::spec::{
+    ComponentKind, Failover, HealthSpec, Isolation, LivenessSpec, Runtime, StopSpec,
+};
 use crate::units::{Bytes, MilliCpu, Millis};
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,6 +28,36 @@ pub struct NodeTarget {
     pub generation: Generation,
     pub instances: Vec<InstanceTarget>,
     pub builds: Vec<BuildTarget>,
+    /// Who may speak to this node's relay, and what it may reach of others.
+    #[serde(default)]
+    pub fleet: FleetTarget,
+}
+
+/// What a node has to know of the rest of the fleet.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FleetTarget {
+    /// Gateways that may reach instances through this node's relay. Who is not named is refused,
+    /// so what was removed from the fleet is refused as soon as this arrives.
+    pub gateways: BTreeSet<GatewayId>,
+    /// Nodes that run something of an environment that runs something here: they may reach it
+    /// through our relay, and we reach them at theirs.
+    pub neighbours: BTreeMap<NodeId, Neighbour>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Neighbour {
+    pub relay: SocketAddr,
+    /// What is ready there of environments that run something here, by instance.
+    pub instances: BTreeMap<InstanceId, RemoteInstance>,
+}
+
+/// An instance on another node, as names need it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RemoteInstance {
+    pub environment: EnvironmentId,
+    pub app: AppName,
+    pub component: ComponentName,
+    pub port: u16,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,6 +89,9 @@ pub struct InstanceTarget {
     pub stop: StopSpec,
     pub log_rate: Bytes,
     pub intent: InstanceIntent,
+    /// Whether its node stops it when the server has been silent for too long.
+    #[serde(default)]
+    pub failover: Failover,
     pub trace: String,
 }
 

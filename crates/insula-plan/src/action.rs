@@ -44,7 +44,8 @@ pub enum Action {
         app: AppId,
         deployment: DeploymentId,
         component: ComponentName,
-        node: NodeId,
+        /// One instance for each entry.
+        nodes: Vec<NodeId>,
     },
     /// The new instances take over in the routes; the others leave them.
     Shift {
@@ -71,6 +72,14 @@ pub enum Action {
     Forget {
         instance: InstanceId,
     },
+    /// The node has been silent for too long: its instances are replaced elsewhere.
+    Lose {
+        node: NodeId,
+    },
+    /// The node is back and has said what it holds.
+    Welcome {
+        node: NodeId,
+    },
     StartRun {
         run: RunId,
         node: NodeId,
@@ -92,8 +101,9 @@ impl fmt::Display for Action {
             }
             Self::CutRelease { deployment, .. } => write!(f, "cut a release for {deployment}"),
             Self::UseRelease { deployment, release } => write!(f, "use {release} for {deployment}"),
-            Self::Place { deployment, component, node, .. } => {
-                write!(f, "place {component} of {deployment} on {node}")
+            Self::Place { deployment, component, nodes, .. } => {
+                write!(f, "place {component} of {deployment} on")?;
+                nodes.iter().try_for_each(|node| write!(f, " {node}"))
             }
             Self::Shift { deployment, drain, .. } => {
                 write!(f, "shift to {deployment}, draining {}", drain.len())
@@ -105,6 +115,8 @@ impl fmt::Display for Action {
             Self::Drain { instance, why } => write!(f, "drain {instance}: {why}"),
             Self::Stop { instance, why } => write!(f, "stop {instance}: {why}"),
             Self::Forget { instance } => write!(f, "forget {instance}"),
+            Self::Lose { node } => write!(f, "give up {node}"),
+            Self::Welcome { node } => write!(f, "welcome {node}"),
             Self::StartRun { run, node } => write!(f, "start {run} on {node}"),
             Self::EndRun { run, .. } => write!(f, "end {run}"),
         }

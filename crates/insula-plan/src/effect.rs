@@ -5,11 +5,13 @@
 //! and the next pass decides anew.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use insula_model::app::Live;
 use insula_model::build::{Build, BuildState, Turn};
 use insula_model::deployment::{Deployment, DeploymentState, Phase, PhaseMark, Source};
 use insula_model::instance::{Instance, Intent, Run, RunState};
+use insula_model::node::Node;
 use insula_model::observed::Observed;
 use insula_model::release::{Release, ReleaseNumber};
 use insula_model::spec::{AppSpec, ComponentSpec};
@@ -26,6 +28,7 @@ use crate::world::World;
 pub struct Fresh {
     pub build: BuildId,
     pub release: ReleaseId,
+    /// The first, if several are placed at once; see `InstanceId::nth`.
     pub instance: InstanceId,
 }
 
@@ -46,7 +49,8 @@ pub enum Write {
     },
     Build(Box<Build>),
     Release(Box<Release>),
-    Instance(Box<Instance>),
+    /// Of one component of one deployment: everything but id and node is the same in all.
+    Instances(Vec<Instance>),
     Intent {
         instance: InstanceId,
         intent: Intent,
@@ -58,6 +62,11 @@ pub enum Write {
         org: OrgId,
         app: AppId,
         live: Live,
+    },
+    /// Marks the node as lost or found, if its mark still is `was`.
+    Node {
+        row: Box<Node>,
+        was: Option<Timestamp>,
     },
     /// Replaces the run if it is still in the state `was`.
     Run {
@@ -98,6 +107,8 @@ pub fn cuts(action: &Action) -> Option<DeploymentId> {
         | Action::Drain { .. }
         | Action::Stop { .. }
         | Action::Forget { .. }
+        | Action::Lose { .. }
+        | Action::Welcome { .. }
         | Action::StartRun { .. }
         | Action::EndRun { .. } => None,
     }
@@ -122,8 +133,8 @@ pub fn effect(world: &World, action: &Action, now: Timestamp, fresh: Fresh, cut:
         Action::UseRelease { deployment: id, release } => {
             deployment(id).map(|d| use_release(world, d, *release, now))
         }
-        Action::Place { deployment: id, component, node, .. } => {
-            deployment(id).and_then(|d| place(world, d, component, *node, now, fresh.instance))
+        Action::Place { deployment: id, component, nodes, .. } => {
+            deployment(id).and_then(|d| place(world, d, component, nodes, now, fresh.instance))
         }
         Action::Shift { deployment: id, drain, warnings } => {
             deployment(id).map(|d| shift(d, drain, warnings, now))
@@ -141,13 +152,15 @@ pub fn effect(world: &World, action: &Action, now: Timestamp, fresh: Fresh, cut:
         Action::Forget { instance } => {
             Some(Effect { writes: vec![Write::Forget { instance: *instance }], told: None })
         }
+        Action::Lose { node } => mark(world, *node, Some(now)),
+        Action::Welcome { node } => mark(world, *node, None),
         Action::StartRun { run, node } => {
             world.runs.get(run).and_then(|r| start_run(world, r, *node, now, fresh.instance))
         }
         Action::EndRun { run, exit } => world.runs.get(run).map(|r| {
             let state = RunState::Ended { exit: exit.clone() };
             let message = format!("run of {} ended: {exit}", r.component);
-            let row = Run { state, ended: Some(now), ..r.clone() };
+            let row = Run { state, ended: Some(now), ..(**r).clone() };
             let told = told_run("run.ended", r, message);
             Effect { writes: vec![write_run(r, row)], told: Some(told) }
         }),
@@ -220,7 +233,11 @@ fn end(
     let mut writes = vec![write_deployment(d, moved(d, state, None, now))];
     let build = d.build.and_then(|id| world.builds.get(&id)).filter(|b| !b.state.is_final());
     writes.extend(build.map(|b| {
-        Write::Build(Box::new(Build { state: BuildState::Cancelled, updated: now, ..b.clone() }))
+        Write::Build(Box::new(Build {
+            state: BuildState::Cancelled,
+            updated: now,
+            ..(**b).clone()
+        }))
     }));
     Effect { writes, told: Some(told(kind, d, message)) }
 }
@@ -259,7 +276,7 @@ fn retry_build(
 ) -> Option<Effect> {
     let build = world.builds.get(&d.build?)?;
     let state = BuildState::Running { node, attempt };
-    let build = Build { state, turn: Turn::Unknown, updated: now, ..build.clone() };
+    let build = Build { state, turn: Turn::Unknown, updated: now, ..(**build).clone() };
     let row = moved(d, DeploymentState::Building, Some(Phase::Build), now);
     let message = format!("the build was interrupted; attempt {attempt}");
     Some(Effect {
@@ -328,14 +345,25 @@ fn place(
     world: &World,
     d: &Deployment,
     component: &ComponentName,
-    node: NodeId,
+    nodes: &[NodeId],
     now: Timestamp,
-    id: InstanceId,
+    first: InstanceId,
 ) -> Option<Effect> {
     let release = d.release?;
     let spec = world.releases.get(&release)?.spec.components.get(component)?;
-    let row = instance(world, d.app, component, spec, release, d.id, None, node, now, id)?;
-    Some(Effect { writes: vec![Write::Instance(Box::new(row))], told: None })
+    let of = |(n, node): (u32, &NodeId)| {
+        let id = first.nth(n);
+        instance(world, d.app, component, spec, release, d.id, None, *node, now, id)
+    };
+    let rows = (0..).zip(nodes).map(of).collect::<Option<Vec<Instance>>>()?;
+    Some(Effect { writes: vec![Write::Instances(rows)], told: None })
+}
+
+/// The node with another mark, and the sentence for the operator's history.
+fn mark(world: &World, id: NodeId, lost: Option<Timestamp>) -> Option<Effect> {
+    let node = world.nodes.get(&id)?;
+    let row = Node { lost, ..(**node).clone() };
+    Some(Effect { writes: vec![Write::Node { row: Box::new(row), was: node.lost }], told: None })
 }
 
 #[allow(clippy::too_many_arguments)] // A row is what its columns are; a builder would only rename them.
@@ -366,6 +394,8 @@ fn instance(
         node,
         cpu: spec.cpu,
         memory: spec.memory,
+        pids: spec.pids,
+        disk: spec.disk,
         intent: Intent::Run,
         created: now,
         observed: Observed::Unknown,
@@ -426,7 +456,7 @@ fn start_run(
     )?;
     let row = Run { state: RunState::Running, instance: Some(id), ..run.clone() };
     Some(Effect {
-        writes: vec![write_run(run, row), Write::Instance(Box::new(made))],
+        writes: vec![write_run(run, row), Write::Instances(vec![made])],
         told: Some(told_run("run.started", run, format!("run of {} started", run.component))),
     })
 }
@@ -442,16 +472,21 @@ pub fn write(world: &mut World, write: &Write) {
         }
         Write::Build(row) => world.apply(Change::Build(row.clone())),
         Write::Release(row) => world.apply(Change::Release(row.clone())),
-        Write::Instance(row) => world.apply(Change::Instance(row.clone())),
-        Write::Intent { instance, intent } => {
-            if let Some(row) = world.instances.get_mut(instance) {
-                row.intent = *intent;
+        Write::Instances(rows) => {
+            rows.iter().for_each(|row| world.instances.insert(row.clone()));
+        }
+        Write::Node { row, was } => {
+            if world.nodes.get(&row.id).is_some_and(|n| n.lost == *was) {
+                world.apply(Change::Node(row.clone()));
             }
+        }
+        Write::Intent { instance, intent } => {
+            world.instances.update(instance, |row| row.intent = *intent);
         }
         Write::Forget { instance } => world.apply(Change::InstanceGone(*instance)),
         Write::Live { app, live, .. } => {
             if let Some(row) = world.apps.get_mut(app) {
-                row.live = Some(live.clone());
+                Arc::make_mut(row).live = Some(live.clone());
             }
         }
         Write::Run { row, was } => {

@@ -28,7 +28,7 @@ pub(crate) fn step(world: &World, instance: &Instance, now: Timestamp, plan: &mu
         Intent::Stop { .. } => match instance.observed {
             Observed::Absent { .. } => plan.act(Action::Forget { instance: instance.id }),
             Observed::Unknown | Observed::Present { .. } => {
-                if !world.connected.contains(&instance.node) {
+                if !world.is_here(instance.node) {
                     plan.wait(instance.id, "its node is not connected: it ends once that is back");
                 }
             }

@@ -7,6 +7,7 @@
 pub mod action;
 pub mod effect;
 pub mod instances;
+pub mod nodes;
 pub mod placement;
 pub mod rollout;
 pub mod routes;
@@ -17,7 +18,7 @@ pub mod why;
 pub mod world;
 
 pub use action::{Action, Plan, Wait};
-pub use world::{Edge, World};
+pub use world::{Edge, Measured, Presence, Rules, World};
 
 use std::sync::Arc;
 
@@ -36,6 +37,9 @@ pub fn blank(suffix: HostName) -> View {
 /// What to do next, and why the rest waits.
 pub fn plan(world: &World, now: Timestamp) -> Plan {
     let mut plan = Plan::new(placement::Room::of(world));
+    for node in world.nodes.values() {
+        nodes::step(world, node, &mut plan);
+    }
     for app in world.apps.values() {
         rollout::step(world, app, now, &mut plan);
         steady::step(world, app, now, &mut plan);

@@ -95,7 +95,7 @@ impl Room {
         let mut nodes: BTreeMap<NodeId, NodeRoom> = world
             .nodes
             .values()
-            .map(|node| (node.id, NodeRoom::of(node, world.connected.contains(&node.id))))
+            .map(|node| (node.id, NodeRoom::of(node, world.is_here(node.id))))
             .collect();
         for instance in world.instances.values() {
             if let Some(node) = nodes.get_mut(&instance.node) {
@@ -142,10 +142,10 @@ impl NodeRoom {
             name: node.name.clone(),
             connected,
             capacity: Capacity {
-                cpu: MilliCpu(node.capacity.cpu.0.saturating_mul(CPU_OVERCOMMIT)),
-                ..node.capacity
+                cpu: MilliCpu(node.offer.capacity.cpu.0.saturating_mul(CPU_OVERCOMMIT)),
+                ..node.offer.capacity
             },
-            runtimes: node.runtimes.iter().map(|r| r.runtime).collect(),
+            runtimes: node.offer.runtimes.iter().map(|r| r.runtime).collect(),
             cpu: MilliCpu(0),
             memory: Bytes(0),
             instances: 0,

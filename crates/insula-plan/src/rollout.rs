@@ -186,7 +186,7 @@ fn building(world: &World, deployment: &Deployment, now: Timestamp, plan: &mut P
 /// the node's places for builds, and this one's time is not theirs to use up.
 fn build_deadline(world: &World, build: &Build) -> Option<Timestamp> {
     let answers = match &build.state {
-        BuildState::Running { node, .. } => world.connected.contains(node),
+        BuildState::Running { node, .. } => world.is_here(*node),
         BuildState::Queued
         | BuildState::Done { .. }
         | BuildState::Failed { .. }
@@ -268,7 +268,7 @@ fn starting(world: &World, app: &App, deployment: &Deployment, now: Timestamp, p
                     app: app.id,
                     deployment: deployment.id,
                     component: name.clone(),
-                    node,
+                    nodes: vec![node],
                 }),
                 Err(no) => return no_room(world, deployment, Some(name), &no, now, plan),
             }

@@ -1,8 +1,10 @@
 //! The table that gateways serve.
 
 use std::cmp::Reverse;
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
 
-use insula_model::HostName;
 use insula_model::app::App;
 use insula_model::deployment::DeploymentState;
 use insula_model::instance::{Instance, Intent};
@@ -10,6 +12,7 @@ use insula_model::observed::InstancePhase;
 use insula_model::release::Release;
 use insula_model::routes::{Endpoint, Route, RouteTable};
 use insula_model::spec::{ComponentSpec, RouteSpec};
+use insula_model::{HostName, NodeId};
 
 use crate::rollout::spec_of;
 use crate::world::World;
@@ -40,7 +43,7 @@ pub fn table(world: &World) -> RouteTable {
     routes.sort_by(|a, b| {
         (&a.host, Reverse(a.path.len()), &a.path).cmp(&(&b.host, Reverse(b.path.len()), &b.path))
     });
-    RouteTable { generation: world.generation, routes }
+    RouteTable { generation: world.generation, relays: relays(world, &routes), routes }
 }
 
 /// The hosts that an app answers at.
@@ -53,7 +56,13 @@ pub fn hosts(world: &World, app: &App) -> Vec<HostName> {
 fn serving<'a>(world: &'a World, app: &App) -> Option<&'a Release> {
     let shifting = world.pending(app.id).filter(|d| d.state == DeploymentState::Shifting).last();
     let id = shifting.and_then(|d| d.release).or(app.live.as_ref().map(|l| l.release))?;
-    world.releases.get(&id)
+    world.releases.get(&id).map(Arc::as_ref)
+}
+
+/// Where each node with an endpoint in the table is reached from elsewhere.
+fn relays(world: &World, routes: &[Route]) -> BTreeMap<NodeId, SocketAddr> {
+    let nodes = routes.iter().flat_map(|r| r.endpoints.iter().map(|e| e.node));
+    nodes.filter_map(|id| Some((id, world.nodes.get(&id)?.relay?))).collect()
 }
 
 fn endpoints(world: &World, app: &App, component: &str) -> Vec<Endpoint> {

@@ -61,7 +61,7 @@ pub(crate) fn step(world: &World, app: &App, _now: Timestamp, plan: &mut Plan) {
                     app: app.id,
                     deployment: live.deployment,
                     component: name.clone(),
-                    node,
+                    nodes: vec![node],
                 }),
                 Err(no) => {
                     plan.wait(app.id, format!("no node has room for `{name}`: {no}"));

@@ -1,6 +1,6 @@
 //! Everything that one node should hold.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use insula_model::app::App;
 use insula_model::build::{Build, BuildState};
@@ -9,15 +9,15 @@ use insula_model::instance::{Instance, Intent};
 use insula_model::release::Release;
 use insula_model::spec::ComponentKind;
 use insula_model::target::{
-    BuildTarget, Command, InstanceIntent, InstanceTarget, NodeTarget, Place,
+    BuildTarget, Command, FleetTarget, InstanceIntent, InstanceTarget, Neighbour, NodeTarget,
+    Place, RemoteInstance,
 };
-use insula_model::{Bytes, NodeId, limits};
+use insula_model::{Bytes, EnvironmentId, NodeId, limits};
 
 use crate::world::World;
 
 pub fn node(world: &World, node: NodeId) -> NodeTarget {
-    let instances =
-        world.instances.values().filter(|i| i.node == node).filter_map(|i| instance(world, i));
+    let instances = world.instances.of_node(node).filter_map(|i| instance(world, i));
     let builds = world.builds.values().filter_map(|b| match &b.state {
         BuildState::Running { node: on, attempt } if *on == node => build(world, b, *attempt),
         BuildState::Running { .. }
@@ -31,7 +31,41 @@ pub fn node(world: &World, node: NodeId) -> NodeTarget {
         generation: world.generation,
         instances: instances.collect(),
         builds: builds.collect(),
+        fleet: fleet(world, node),
     }
+}
+
+/// Whom the node's relay listens to, and what the node reaches through the relays of others.
+fn fleet(world: &World, node: NodeId) -> FleetTarget {
+    if world.nodes.get(&node).is_none_or(|n| n.relay.is_none()) {
+        return FleetTarget::default();
+    }
+    let here: BTreeSet<EnvironmentId> =
+        world.instances.of_node(node).map(|i| i.environment).collect();
+    let mut neighbours: BTreeMap<NodeId, Neighbour> = BTreeMap::new();
+    let apps = world.apps.values().filter(|app| here.contains(&app.environment));
+    for remote in apps.flat_map(|app| world.instances_of(app.id)).filter(|i| i.node != node) {
+        let Some(relay) = world.nodes.get(&remote.node).and_then(|n| n.relay) else { continue };
+        let neighbour = neighbours
+            .entry(remote.node)
+            .or_insert_with(|| Neighbour { relay, instances: BTreeMap::new() });
+        neighbour.instances.extend(remote_instance(world, remote).map(|it| (remote.id, it)));
+    }
+    FleetTarget { gateways: world.gateways.keys().copied().collect(), neighbours }
+}
+
+/// Nothing for one that has no name: not ready, or on its way out.
+fn remote_instance(world: &World, instance: &Instance) -> Option<RemoteInstance> {
+    let spec = crate::rollout::spec_of(world, instance)?;
+    let named = instance.intent == Intent::Run
+        && instance.kind.listens()
+        && crate::rollout::is_ready(instance);
+    named.then_some(RemoteInstance {
+        environment: instance.environment,
+        app: world.apps.get(&instance.app)?.name.clone(),
+        component: instance.component.clone(),
+        port: spec.port,
+    })
 }
 
 /// Nothing for an instance whose app or release is gone: what a Target does not name is ended.
@@ -80,6 +114,7 @@ fn instance(world: &World, instance: &Instance) -> Option<InstanceTarget> {
             Intent::Run | Intent::Drain { .. } if !over => InstanceIntent::Run,
             Intent::Run | Intent::Drain { .. } | Intent::Stop { .. } => InstanceIntent::Stop,
         },
+        failover: spec.failover,
         trace: world
             .deployments
             .get(&instance.deployment)

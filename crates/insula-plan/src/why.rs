@@ -15,7 +15,7 @@ pub fn waits<'a>(plan: &'a Plan, subject: &'a str) -> impl Iterator<Item = &'a s
 
 pub fn instance(world: &World, instance: &Instance) -> Vec<String> {
     let mut said = Vec::new();
-    if !world.connected.contains(&instance.node) {
+    if !world.is_here(instance.node) {
         let name = world.nodes.get(&instance.node).map_or("its node", |node| node.name.as_str());
         said.push(format!("{name} is not connected; this is what it said last"));
     }

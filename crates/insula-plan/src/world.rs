@@ -1,21 +1,25 @@
 //! An immutable view of everything that decisions are made from.
 //!
 //! Rows come from the store's feed; what only the running processes know (which gateways follow,
-//! which nodes are connected) stands beside them in `Live`. Rebuildable from the store at any moment.
+//! which nodes are heard) stands beside them. Rebuildable from the store at any moment. A copy
+//! shares what it has in common with its original, so a view may be kept while the next is made.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
+use std::sync::Arc;
 
+use imbl::{OrdMap, OrdSet};
 use insula_model::app::{App, Domain, Environment, Project};
 use insula_model::build::Build;
 use insula_model::deployment::Deployment;
 use insula_model::feed::Change;
+use insula_model::fleet::Gateway;
 use insula_model::instance::{Instance, Run};
 use insula_model::node::Node;
 use insula_model::release::Release;
 use insula_model::tenancy::Org;
 use insula_model::{
-    AppId, BuildId, DeploymentId, DomainId, EnvironmentId, Generation, HostName, InstanceId,
-    NodeId, OrgId, ProjectId, ReleaseId, RunId, Timestamp,
+    AppId, BuildId, Bytes, DeploymentId, DomainId, EnvironmentId, GatewayId, Generation, HostName,
+    InstanceId, MilliCpu, Millis, NodeId, OrgId, ProjectId, ReleaseId, RunId, Timestamp, limits,
 };
 
 #[derive(Debug, Clone, PartialEq)]
@@ -23,21 +27,61 @@ pub struct World {
     pub generation: Generation,
     /// Every app answers at its name under this.
     pub suffix: HostName,
-    pub orgs: BTreeMap<OrgId, Org>,
-    pub projects: BTreeMap<ProjectId, Project>,
-    pub environments: BTreeMap<EnvironmentId, Environment>,
-    pub apps: BTreeMap<AppId, App>,
-    pub domains: BTreeMap<DomainId, Domain>,
-    pub deployments: BTreeMap<DeploymentId, Deployment>,
-    pub builds: BTreeMap<BuildId, Build>,
-    pub releases: BTreeMap<ReleaseId, Release>,
-    pub instances: BTreeMap<InstanceId, Instance>,
-    pub runs: BTreeMap<RunId, Run>,
-    pub nodes: BTreeMap<NodeId, Node>,
+    pub orgs: OrdMap<OrgId, Org>,
+    pub projects: OrdMap<ProjectId, Project>,
+    pub environments: OrdMap<EnvironmentId, Environment>,
+    pub apps: OrdMap<AppId, Arc<App>>,
+    pub domains: OrdMap<DomainId, Domain>,
+    pub deployments: OrdMap<DeploymentId, Arc<Deployment>>,
+    pub builds: OrdMap<BuildId, Arc<Build>>,
+    pub releases: OrdMap<ReleaseId, Arc<Release>>,
+    pub instances: Instances,
+    pub runs: OrdMap<RunId, Arc<Run>>,
+    pub nodes: OrdMap<NodeId, Arc<Node>>,
+    pub gateways: OrdMap<GatewayId, Gateway>,
     pub edge: Edge,
     /// When this control plane began to look. What was late before may have happened unseen.
     pub since: Timestamp,
-    pub connected: BTreeSet<NodeId>,
+    /// Nodes that were heard since then. See `presence`.
+    pub heard: OrdMap<NodeId, Presence>,
+    pub measured: OrdMap<NodeId, Measured>,
+    pub rules: Rules,
+    /// Deployments without a verdict, by their app.
+    pending: OrdMap<AppId, OrdSet<DeploymentId>>,
+}
+
+/// What the operator decided for the whole fleet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rules {
+    /// Between heartbeats.
+    pub heartbeat: Millis,
+    /// How often a core is promised, in hundredths. Most instances are idle most of the time.
+    pub cpu_overcommit: u32,
+    /// Likewise for memory: what is over it dies, so it is promised once unless somebody insists.
+    pub memory_overcommit: u32,
+}
+
+impl Default for Rules {
+    fn default() -> Self {
+        Self { heartbeat: limits::HEARTBEAT, cpu_overcommit: 1_600, memory_overcommit: 100 }
+    }
+}
+
+/// How a node is heard. Measured on a clock that never jumps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Presence {
+    /// It has a session, has said what it holds, and was heard within an interval.
+    Here,
+    /// It has not been heard for this long: whole intervals, counted from when it was heard last or
+    /// from when this control plane began to look, whichever is later.
+    Silent { span: Millis },
+}
+
+/// What a node uses in truth, as it said last, in coarse steps.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Measured {
+    pub cpu: MilliCpu,
+    pub memory: Bytes,
 }
 
 /// What the gateways have acknowledged.
@@ -55,25 +99,116 @@ pub struct Edge {
     pub busy: BTreeSet<InstanceId>,
 }
 
+/// All instances, found by id, by app and by node.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Instances {
+    rows: OrdMap<InstanceId, Arc<Instance>>,
+    by_app: OrdMap<AppId, OrdSet<InstanceId>>,
+    by_node: OrdMap<NodeId, OrdSet<InstanceId>>,
+}
+
+impl Instances {
+    pub fn len(&self) -> usize {
+        self.rows.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
+    pub fn contains_key(&self, id: &InstanceId) -> bool {
+        self.rows.contains_key(id)
+    }
+
+    pub fn get(&self, id: &InstanceId) -> Option<&Instance> {
+        self.rows.get(id).map(Arc::as_ref)
+    }
+
+    pub fn values(&self) -> impl Iterator<Item = &Instance> {
+        self.rows.values().map(Arc::as_ref)
+    }
+
+    /// The oldest first, runs among them.
+    pub fn of_app(&self, app: AppId) -> impl Iterator<Item = &Instance> {
+        self.by_app.get(&app).into_iter().flatten().filter_map(|id| self.get(id))
+    }
+
+    /// The oldest first.
+    pub fn of_node(&self, node: NodeId) -> impl Iterator<Item = &Instance> {
+        self.by_node.get(&node).into_iter().flatten().filter_map(|id| self.get(id))
+    }
+
+    pub fn count_on(&self, node: NodeId) -> usize {
+        self.by_node.get(&node).map_or(0, OrdSet::len)
+    }
+
+    pub fn insert(&mut self, row: Instance) {
+        let (id, app, node) = (row.id, row.app, row.node);
+        if let Some(before) = self.rows.insert(id, Arc::new(row)) {
+            // An instance never moves; if a row ever said otherwise, the indexes follow.
+            if (before.app, before.node) == (app, node) {
+                return;
+            }
+            self.unlink(&before);
+        }
+        self.by_app.entry(app).or_default().insert(id);
+        self.by_node.entry(node).or_default().insert(id);
+    }
+
+    pub fn remove(&mut self, id: &InstanceId) -> Option<Arc<Instance>> {
+        let gone = self.rows.remove(id)?;
+        self.unlink(&gone);
+        Some(gone)
+    }
+
+    /// Changes a row in place. Its app and node stay what they are.
+    pub fn update(&mut self, id: &InstanceId, change: impl FnOnce(&mut Instance)) {
+        if let Some(row) = self.rows.get_mut(id) {
+            change(Arc::make_mut(row));
+        }
+    }
+
+    fn unlink(&mut self, gone: &Instance) {
+        fn out<K: Ord + Clone>(
+            index: &mut OrdMap<K, OrdSet<InstanceId>>,
+            key: &K,
+            id: &InstanceId,
+        ) {
+            if let Some(ids) = index.get_mut(key) {
+                ids.remove(id);
+                if ids.is_empty() {
+                    index.remove(key);
+                }
+            }
+        }
+        out(&mut self.by_app, &gone.app, &gone.id);
+        out(&mut self.by_node, &gone.node, &gone.id);
+    }
+}
+
 impl World {
     pub fn new(suffix: HostName) -> Self {
         Self {
             generation: Generation::default(),
             suffix,
-            orgs: BTreeMap::new(),
-            projects: BTreeMap::new(),
-            environments: BTreeMap::new(),
-            apps: BTreeMap::new(),
-            domains: BTreeMap::new(),
-            deployments: BTreeMap::new(),
-            builds: BTreeMap::new(),
-            releases: BTreeMap::new(),
-            instances: BTreeMap::new(),
-            runs: BTreeMap::new(),
-            nodes: BTreeMap::new(),
+            orgs: OrdMap::new(),
+            projects: OrdMap::new(),
+            environments: OrdMap::new(),
+            apps: OrdMap::new(),
+            domains: OrdMap::new(),
+            deployments: OrdMap::new(),
+            builds: OrdMap::new(),
+            releases: OrdMap::new(),
+            instances: Instances::default(),
+            runs: OrdMap::new(),
+            nodes: OrdMap::new(),
+            gateways: OrdMap::new(),
             edge: Edge::default(),
             since: Timestamp::from_millis(0),
-            connected: BTreeSet::new(),
+            heard: OrdMap::new(),
+            measured: OrdMap::new(),
+            rules: Rules::default(),
+            pending: OrdMap::new(),
         }
     }
 
@@ -86,21 +221,45 @@ impl World {
             Change::ProjectGone(id) => drop(self.projects.remove(&id)),
             Change::Environment(row) => drop(self.environments.insert(row.id, *row)),
             Change::EnvironmentGone(id) => drop(self.environments.remove(&id)),
-            Change::App(row) => drop(self.apps.insert(row.id, *row)),
+            Change::App(row) => drop(self.apps.insert(row.id, Arc::new(*row))),
             Change::AppGone(id) => drop(self.apps.remove(&id)),
             Change::Domain(row) => drop(self.domains.insert(row.id, *row)),
             Change::DomainGone(id) => drop(self.domains.remove(&id)),
-            Change::Deployment(row) => drop(self.deployments.insert(row.id, *row)),
-            Change::Build(row) => drop(self.builds.insert(row.id, *row)),
-            Change::Release(row) => drop(self.releases.insert(row.id, *row)),
+            Change::Deployment(row) => self.take_deployment(*row),
+            Change::Build(row) => drop(self.builds.insert(row.id, Arc::new(*row))),
+            Change::Release(row) => drop(self.releases.insert(row.id, Arc::new(*row))),
             Change::ReleaseGone(id) => drop(self.releases.remove(&id)),
-            Change::Instance(row) => drop(self.instances.insert(row.id, *row)),
+            Change::Instance(row) => self.instances.insert(*row),
             Change::InstanceGone(id) => drop(self.instances.remove(&id)),
-            Change::Run(row) => drop(self.runs.insert(row.id, *row)),
+            Change::Run(row) => drop(self.runs.insert(row.id, Arc::new(*row))),
             Change::RunGone(id) => drop(self.runs.remove(&id)),
-            Change::Node(row) => drop(self.nodes.insert(row.id, *row)),
-            Change::NodeGone(id) => drop(self.nodes.remove(&id)),
+            Change::Node(row) => drop(self.nodes.insert(row.id, Arc::new(*row))),
+            Change::NodeGone(id) => {
+                self.nodes.remove(&id);
+                self.heard.remove(&id);
+                self.measured.remove(&id);
+            }
+            Change::Gateway(row) => drop(self.gateways.insert(row.id, *row)),
+            Change::GatewayGone(id) => drop(self.gateways.remove(&id)),
             Change::SecretsOf(_) => {}
+        }
+    }
+
+    fn take_deployment(&mut self, row: Deployment) {
+        if row.state.is_final() {
+            self.settle(row.app, row.id);
+        } else {
+            self.pending.entry(row.app).or_default().insert(row.id);
+        }
+        self.deployments.insert(row.id, Arc::new(row));
+    }
+
+    fn settle(&mut self, app: AppId, deployment: DeploymentId) {
+        if let Some(under_way) = self.pending.get_mut(&app) {
+            under_way.remove(&deployment);
+            if under_way.is_empty() {
+                self.pending.remove(&app);
+            }
         }
     }
 
@@ -110,13 +269,21 @@ impl World {
         let live: BTreeSet<DeploymentId> =
             self.apps.values().filter_map(|a| a.live.as_ref()).map(|l| l.deployment).collect();
         let held: BTreeSet<DeploymentId> = self.instances.values().map(|i| i.deployment).collect();
-        self.deployments.retain(|id, d| {
-            self.apps.contains_key(&d.app)
-                && (!d.state.is_final() || live.contains(id) || held.contains(id))
-        });
-        let deployments = &self.deployments;
-        self.builds.retain(|_, b| deployments.contains_key(&b.deployment));
-        self.runs.retain(|_, r| !r.state.is_final());
+        let gone: Vec<Arc<Deployment>> = self
+            .deployments
+            .values()
+            .filter(|d| {
+                let needed = !d.state.is_final() || live.contains(&d.id) || held.contains(&d.id);
+                !self.apps.contains_key(&d.app) || !needed
+            })
+            .cloned()
+            .collect();
+        for deployment in gone {
+            self.deployments.remove(&deployment.id);
+            self.settle(deployment.app, deployment.id);
+        }
+        retain(&mut self.builds, |b| self.deployments.contains_key(&b.deployment));
+        retain(&mut self.runs, |r| !r.state.is_final());
         let mut releases: BTreeSet<ReleaseId> =
             self.apps.values().filter_map(|a| a.live.as_ref()).map(|l| l.release).collect();
         releases.extend(self.instances.values().map(|i| i.release));
@@ -126,17 +293,34 @@ impl World {
             releases.extend(deployment.previous);
             releases.extend(crate::rollout::source_release(deployment));
         }
-        self.releases.retain(|id, _| releases.contains(id));
+        retain(&mut self.releases, |r| releases.contains(&r.id));
     }
 
-    /// The instances of an app that are kept running, runs left out.
+    /// The instances of an app that are kept running, runs left out. The oldest first.
     pub fn instances_of(&self, app: AppId) -> impl Iterator<Item = &Instance> {
-        self.instances.values().filter(move |i| i.app == app && i.run.is_none())
+        self.instances.of_app(app).filter(|i| i.run.is_none())
     }
 
     /// Deployments of an app that have no verdict yet, the oldest first.
     pub fn pending(&self, app: AppId) -> impl Iterator<Item = &Deployment> {
         // Ids sort by the time they were made.
-        self.deployments.values().filter(move |d| d.app == app && !d.state.is_final())
+        let ids = self.pending.get(&app).into_iter().flatten();
+        ids.filter_map(|id| self.deployments.get(id)).map(Arc::as_ref)
+    }
+
+    pub fn presence(&self, node: NodeId) -> Presence {
+        self.heard.get(&node).copied().unwrap_or(Presence::Silent { span: Millis(0) })
+    }
+
+    /// Whether what a node said last is what it holds now.
+    pub fn is_here(&self, node: NodeId) -> bool {
+        self.presence(node) == Presence::Here
+    }
+}
+
+fn retain<K: Ord + Clone, V: Clone>(map: &mut OrdMap<K, V>, keep: impl Fn(&V) -> bool) {
+    let gone: Vec<K> = map.iter().filter(|(_, v)| !keep(v)).map(|(k, _)| k.clone()).collect();
+    for key in gone {
+        map.remove(&key);
     }
 }

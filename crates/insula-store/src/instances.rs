@@ -107,7 +107,7 @@ pub fn set_observed(
     tx: &mut Tx,
     org: OrgId,
     id: InstanceId,
-    observed: &Observed<InstanceReport>,
+    observed: &Observed<Box<InstanceReport>>,
 ) -> Result<bool, WriteError> {
     let mut instance = get(tx, org, id)?.ok_or(WriteError::NotFound { kind: Kind::Instance })?;
     if instance.observed == *observed {

@@ -1,69 +1,79 @@
 //! Hosts with an agent. They belong to the operator, not to an org.
 
-use insula_model::NodeId;
-use insula_model::node::{Capacity, Node, NodeMode};
+use insula_model::node::Node;
+use insula_model::{NodeId, Timestamp};
 
 use crate::error::{Kind, StoreError, WriteError};
 use crate::page::{self, Order, Page, Paged};
 use crate::sql::{Row, Select, params, to_json};
 use crate::tx::Tx;
 
-const SELECT: &str = "SELECT id, name, cpu, memory, instances, mode, runtimes, agent_version, \
-                      joined, hello FROM nodes";
+const SELECT: &str = "SELECT id, name, offer, site, agent_version, joined, hello, duty, lost, \
+                      ailments, relay FROM nodes";
 
 fn read(row: &mut Row<'_>) -> Result<Node, StoreError> {
     Ok(Node {
         id: row.parse()?,
         name: row.parse()?,
-        capacity: Capacity { cpu: row.cpu()?, memory: row.bytes()?, instances: row.amount()? },
-        mode: match row.text()?.as_str() {
-            "full" => NodeMode::Full,
-            "development" => NodeMode::Development,
-            other => return Err(row.refuse(format_args!("a node's mode `{other}`"))),
-        },
-        runtimes: row.json("a node's runtimes")?,
+        offer: row.json("a node's offer")?,
+        site: row.json("a node's site")?,
         agent_version: row.text()?,
         joined: row.time()?,
         hello: row.time()?,
+        duty: row.json("a node's duty")?,
+        lost: row.optional_time()?,
+        ailments: row.json("a node's ailments")?,
+        relay: row.optional_parse()?,
     })
 }
 
-fn mode(mode: NodeMode) -> &'static str {
-    match mode {
-        NodeMode::Full => "full",
-        NodeMode::Development => "development",
-    }
-}
-
-/// What an agent says of its node when it opens a session. A node that is known keeps `joined`.
+/// What an agent says of its node when it opens a session. A node that is known keeps what the
+/// operator and the control plane say of it: when it joined, its site, its duty, its mark.
 pub fn hello(tx: &mut Tx, node: &Node) -> Result<(), WriteError> {
     let other = "SELECT 1 FROM nodes WHERE name = ?1 AND id <> ?2";
     if tx.any(other, params![&node.name, node.id])? {
         return Err(WriteError::NameTaken { kind: Kind::Node, name: node.name.to_string() });
     }
     tx.execute(
-        "INSERT INTO nodes (id, name, cpu, memory, instances, mode, runtimes, agent_version,
-                            joined, hello)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)
+        "INSERT INTO nodes (id, name, offer, site, agent_version, joined, hello, duty, lost,
+                            ailments, relay)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)
          ON CONFLICT (id) DO UPDATE SET
-             name = excluded.name, cpu = excluded.cpu, memory = excluded.memory,
-             instances = excluded.instances, mode = excluded.mode, runtimes = excluded.runtimes,
-             agent_version = excluded.agent_version, hello = excluded.hello",
+             name = excluded.name, offer = excluded.offer,
+             agent_version = excluded.agent_version, hello = excluded.hello,
+             relay = excluded.relay",
         params![
             node.id,
             &node.name,
-            node.capacity.cpu,
-            node.capacity.memory,
-            node.capacity.instances,
-            mode(node.mode),
-            to_json("a node's runtimes", &node.runtimes)?,
+            to_json("a node's offer", &node.offer)?,
+            to_json("a node's site", &node.site)?,
             node.agent_version.as_str(),
             node.joined,
             node.hello,
+            to_json("a node's duty", &node.duty)?,
+            node.lost,
+            to_json("a node's ailments", &node.ailments)?,
+            node.relay.map(|relay| relay.to_string()),
         ],
     )?;
     tx.touch(node.id);
     Ok(())
+}
+
+/// Marks a node as lost or found. False if its mark is not `was` any more.
+pub fn mark(
+    tx: &mut Tx,
+    id: NodeId,
+    was: Option<Timestamp>,
+    lost: Option<Timestamp>,
+) -> Result<bool, WriteError> {
+    let node = get(tx, id)?.ok_or(WriteError::NotFound { kind: Kind::Node })?;
+    if node.lost != was || was == lost {
+        return Ok(false);
+    }
+    tx.execute("UPDATE nodes SET lost = ?2 WHERE id = ?1", params![id, lost])?;
+    tx.touch(id);
+    Ok(true)
 }
 
 pub fn get(tx: &Tx, id: NodeId) -> Result<Option<Node>, StoreError> {

@@ -103,7 +103,7 @@ pub const RULES: &[Rule] = &[
 /// included. An allow-list, because nobody can list every crate that reads a clock.
 pub const PURE: &[(&str, &[&str])] = &[
     ("insula-model", &["serde", "serde_json", "thiserror", "expect-test"]),
-    ("insula-plan", &["serde", "serde_json", "thiserror", "expect-test"]),
+    ("insula-plan", &["imbl", "serde", "serde_json", "thiserror", "expect-test"]),
 ];
 
 /// Words that have no place in the sources of a pure crate, and what they would let in.

@@ -161,7 +161,7 @@ impl Session {
                         Some(Down::LogCancel(cancel)) => logs.cancel(cancel.stream),
                         Some(Down::HeartbeatAck(ack)) => answered = ack.sequence,
                         // Of a later version: ignored, as the protocol says.
-                        None => {}
+                        Some(Down::Servers(_)) | None => {}
                     }
                 }
                 report = next_report(quiet_until, &mut board), if *greeted => {

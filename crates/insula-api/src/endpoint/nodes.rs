@@ -37,7 +37,7 @@ async fn runtimes(cx: Cx) -> Result<Reply, ApiError> {
     let page = insula_store::Page::first(insula_model::limits::PAGE_MAX);
     let found = cx.read(move |tx| Ok(nodes::list(tx, &page)?)).await?;
     let all: BTreeSet<Runtime> =
-        found.items.iter().flat_map(|node| &node.runtimes).map(Runtime::from).collect();
+        found.items.iter().flat_map(|node| &node.offer.runtimes).map(Runtime::from).collect();
     whole_list(all.into_iter().collect())
 }
 

@@ -11,9 +11,10 @@ use hyper_util::rt::TokioIo;
 use insula_kit::digest::sha256;
 use insula_link::blobs::{Answer, BlobError, BlobKind, BlobStore, BlobStream};
 use insula_link::{Hub, Inbound, LogQuery, LogSubject, Secrets, serve};
-use insula_model::node::{Capacity, NodeMode};
+use insula_model::node::{Architecture, Capacity, NodeMode, Offer};
 use insula_model::routes::RouteTable;
-use insula_model::target::NodeTarget;
+use insula_model::spec::Isolation;
+use insula_model::target::{FleetTarget, NodeTarget};
 use insula_model::*;
 use insula_wire::facts::NodeFacts;
 use insula_wire::node as wire;
@@ -143,7 +144,18 @@ fn node_id() -> NodeId {
 }
 
 fn hello() -> wire::Hello {
-    let facts = NodeFacts { capacity: Capacity::default(), mode: NodeMode::Full, runtimes: vec![] };
+    let facts = NodeFacts {
+        offer: Offer {
+            capacity: Capacity::default(),
+            mode: NodeMode::Full,
+            runtimes: vec![],
+            architecture: Architecture::X86,
+            isolation: [Isolation::Standard].into(),
+        },
+        relay: None,
+        clock: None,
+        site: None,
+    };
     wire::Hello {
         node: node_id().to_string(),
         name: "here".into(),
@@ -156,7 +168,13 @@ fn hello() -> wire::Hello {
 
 fn target(generation: u64) -> NodeTarget {
     let generation = Generation(generation);
-    NodeTarget { node: node_id(), generation, instances: vec![], builds: vec![] }
+    NodeTarget {
+        node: node_id(),
+        generation,
+        instances: vec![],
+        builds: vec![],
+        fleet: FleetTarget::default(),
+    }
 }
 
 #[tokio::test]
@@ -289,7 +307,10 @@ async fn a_gateway_gets_the_newest_table_and_its_word_is_passed_on() {
     let mut server = Server::start();
     server
         .hub
-        .publish_routes(&RouteTable { generation: Generation(3), routes: vec![] }, String::new())
+        .publish_routes(
+            &RouteTable { generation: Generation(3), routes: vec![], relays: [].into() },
+            String::new(),
+        )
         .unwrap();
     let mut client = wire::edge_client::EdgeClient::new(server.channel("edge").await);
     let gateway = GatewayId::from_parts(Timestamp::from_millis(1), [3; 10]);

@@ -40,7 +40,7 @@ fn a_server_that_was_away_gives_nodes_time_to_come_back_before_it_says_no_room()
     let mut s = Scene::new();
     s.deploy_built(spec(&[("web", web(1))]));
     s.later(Millis::secs(600));
-    s.world.connected.clear();
+    s.world.heard.clear();
     s.world.since = s.now;
     check(
         &s.settle(),
@@ -107,9 +107,7 @@ fn the_time_of_a_single_component_begins_when_the_old_one_is_gone() {
 #[test]
 fn room_that_is_being_given_back_is_waited_for() {
     let mut s = Scene::new();
-    for node in s.world.nodes.values_mut() {
-        node.capacity.memory = Bytes::mib(600);
-    }
+    s.all_nodes(|node| node.offer.capacity.memory = Bytes::mib(600));
     live(&mut s, spec(&[("web", web(1))]));
     let old = s.instances()[0].id;
     let second = s.deploy(spec(&[("web", web(1))]));
@@ -144,10 +142,8 @@ fn room_that_is_being_given_back_is_waited_for() {
 #[test]
 fn builds_of_one_org_are_counted_within_a_plan_too() {
     let mut s = Scene::new();
-    for org in s.world.orgs.values_mut() {
-        org.quota.builds_at_once = 1;
-    }
-    let mut other = s.world.apps[&s.app].clone();
+    s.builds_at_once(1);
+    let mut other = (*s.world.apps[&s.app]).clone();
     other.id = AppId::from_parts(Timestamp::from_millis(2), [0; 10]);
     other.name = "other".parse().unwrap();
     s.deploy_built(spec(&[("web", web(1))]));
@@ -198,7 +194,7 @@ fn a_node_that_will_not_come_back_gives_up_what_it_had() {
     s.run_job("job");
     s.settle();
     let gone = *s.world.nodes.keys().next().unwrap();
-    s.world.connected.clear();
+    s.world.heard.clear();
     s.node("b", Bytes::gib(8));
     s.world.apply(Change::NodeGone(gone));
     check(
@@ -272,7 +268,7 @@ fn the_queue_of_a_node_that_is_away_is_not_waited_in_for_ever() {
     s.deploy_built(spec(&[("web", web(1))]));
     s.settle();
     s.build_turn(Turn::Waiting);
-    s.world.connected.clear();
+    s.world.heard.clear();
     s.later(Millis::secs(16 * 60));
     check(
         &s.settle(),

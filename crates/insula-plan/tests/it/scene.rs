@@ -1,19 +1,20 @@
 //! A world small enough to tell a story in, and a hand that carries actions out.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use insula_model::app::{App, Environment, Project};
-use insula_model::build::{Artifact, BuildPlan, BuildState, BuildStep, Turn};
+use insula_model::build::{Artifact, Build, BuildPlan, BuildState, BuildStep, Turn};
 use insula_model::deployment::{Cause, CauseCode, Deployment, DeploymentState, PhaseMark, Source};
 use insula_model::feed::Change;
 use insula_model::instance::{Instance, Intent, Run, RunState};
-use insula_model::node::{Capacity, Node, NodeMode, RuntimeFound};
+use insula_model::node::{Architecture, Capacity, Duty, Node, NodeMode, Offer, RuntimeFound, Site};
 use insula_model::observed::{Exit, ExitNote, InstancePhase, InstanceReport, Observed};
-use insula_model::spec::{AppSpec, ComponentKind, ComponentSpec, Runtime};
+use insula_model::spec::{AppSpec, ComponentKind, ComponentSpec, Isolation, Runtime};
 use insula_model::tenancy::{Actor, Org, Quota};
 use insula_model::*;
 use insula_plan::effect::{Cut, Fresh, effect, write};
-use insula_plan::{Action, World};
+use insula_plan::{Action, Presence, World};
 
 /// Passes after which a story that has not come to rest never will.
 const PASSES_MAX: usize = 50;
@@ -105,16 +106,30 @@ impl Scene {
         let node = Node {
             id,
             name: name.parse().unwrap(),
-            capacity: Capacity { cpu: MilliCpu(4_000), memory, instances: 200 },
-            mode: NodeMode::Full,
-            runtimes: vec![found(Runtime::Python), found(Runtime::Node)],
+            offer: Offer {
+                capacity: Capacity {
+                    cpu: MilliCpu(4_000),
+                    memory,
+                    instances: 200,
+                    ..Capacity::default()
+                },
+                mode: NodeMode::Full,
+                runtimes: vec![found(Runtime::Python), found(Runtime::Node)],
+                architecture: Architecture::X86,
+                isolation: [Isolation::Standard].into(),
+            },
+            site: Site::default(),
             agent_version: "0".into(),
             joined: at,
             hello: at,
+            duty: Duty::Serve,
+            lost: None,
+            ailments: vec![],
+            relay: None,
         };
         self.names.insert(id.to_string(), format!("node {name}"));
         self.world.apply(Change::Node(Box::new(node)));
-        self.world.connected.insert(id);
+        self.world.heard.insert(id, Presence::Here);
         id
     }
 
@@ -198,8 +213,8 @@ impl Scene {
 
     pub fn report(&mut self, id: InstanceId, change: impl FnOnce(&mut InstanceReport)) {
         let now = self.now;
-        let row = self.world.instances.get_mut(&id).expect("the instance is there");
-        let mut report = row.observed.present().cloned().unwrap_or(InstanceReport {
+        let row = self.world.instances.get(&id).expect("the instance is there");
+        let mut report = row.observed.present().cloned().unwrap_or(Box::new(InstanceReport {
             id,
             phase: InstancePhase::Starting,
             endpoint: None,
@@ -209,9 +224,10 @@ impl Scene {
             started: Some(now),
             ready_since: None,
             warnings: vec![],
-        });
+        }));
         change(&mut report);
-        row.observed = Observed::Present { value: report, seen: now };
+        let observed = Observed::Present { value: report, seen: now };
+        self.world.instances.update(&id, |row| row.observed = observed);
     }
 
     pub fn ready(&mut self, id: InstanceId) {
@@ -244,9 +260,9 @@ impl Scene {
     /// Every node says that what was told to stop is gone.
     pub fn all_stopped_are_gone(&mut self) {
         let seen = self.now;
-        for row in self.world.instances.values_mut() {
+        for row in self.instances() {
             if matches!(row.intent, Intent::Stop { .. }) {
-                row.observed = Observed::Absent { seen };
+                self.world.instances.update(&row.id, |r| r.observed = Observed::Absent { seen });
             }
         }
     }
@@ -261,13 +277,35 @@ impl Scene {
 
     /// What its node says of the newest build, now.
     pub fn build_turn(&mut self, turn: Turn) {
-        let build = self.world.builds.values_mut().next_back().expect("there is a build");
-        (build.turn, build.updated) = (turn, self.now);
+        let now = self.now;
+        self.newest_build(|build| (build.turn, build.updated) = (turn, now));
     }
 
     pub fn build_ends(&mut self, state: impl FnOnce() -> BuildState) {
-        let build = self.world.builds.values_mut().next_back().expect("there is a build");
-        build.state = state();
+        self.newest_build(|build| build.state = state());
+    }
+
+    fn newest_build(&mut self, change: impl FnOnce(&mut Build)) {
+        let id = *self.world.builds.keys().next_back().expect("there is a build");
+        change(Arc::make_mut(self.world.builds.get_mut(&id).unwrap()));
+    }
+
+    /// Changes every node at once.
+    pub fn all_nodes(&mut self, change: impl Fn(&mut Node)) {
+        for id in self.world.nodes.keys().copied().collect::<Vec<_>>() {
+            change(Arc::make_mut(self.world.nodes.get_mut(&id).unwrap()));
+        }
+    }
+
+    /// How many builds the app's org may run at once.
+    pub fn builds_at_once(&mut self, n: u32) {
+        let org = self.world.apps[&self.app].org;
+        self.world.orgs.get_mut(&org).unwrap().quota.builds_at_once = n;
+    }
+
+    /// As the operator or a developer would by the API.
+    pub fn app_mut(&mut self) -> &mut App {
+        Arc::make_mut(self.world.apps.get_mut(&self.app).expect("the app is there"))
     }
 
     pub fn built() -> BuildState {
@@ -348,8 +386,9 @@ impl Scene {
             }
             Action::CutRelease { deployment, .. } => format!("cut a release for {}", n(deployment)),
             Action::UseRelease { deployment, .. } => format!("use a release for {}", n(deployment)),
-            Action::Place { deployment, component, node, .. } => {
-                format!("place {component} of {} on {}", n(deployment), n(node))
+            Action::Place { deployment, component, nodes, .. } => {
+                let on: Vec<String> = nodes.iter().map(|node| n(node)).collect();
+                format!("place {component} of {} on {}", n(deployment), on.join(", "))
             }
             Action::Shift { deployment, drain, .. } => {
                 let out: Vec<String> = drain.iter().map(|i| n(i)).collect();
@@ -364,6 +403,8 @@ impl Scene {
             Action::Drain { instance, why } => format!("drain {}: {why}", n(instance)),
             Action::Stop { instance, why } => format!("stop {}: {why}", n(instance)),
             Action::Forget { instance } => format!("forget {}", n(instance)),
+            Action::Lose { node } => format!("give up {}", n(node)),
+            Action::Welcome { node } => format!("welcome {}", n(node)),
             Action::StartRun { run, node } => format!("start {} on {}", n(run), n(node)),
             Action::EndRun { run, exit } => format!("{} ended: {exit}", n(run)),
         }

@@ -1,9 +1,12 @@
+use std::sync::Arc;
+
 use expect_test::{Expect, expect};
 use insula_model::deployment::{CauseCode, Source};
 use insula_model::instance::RunState;
 use insula_model::observed::{Exit, ExitNote, InstancePhase};
 use insula_model::spec::{ComponentKind, ComponentSpec};
 use insula_model::{Bytes, Millis};
+use insula_plan::Presence;
 
 use crate::scene::{Scene, component, spec};
 
@@ -282,9 +285,7 @@ fn builds_wait_for_their_org_and_failures_end_the_deployment() {
             d1 failed: build_failed: pip said no
         "#]],
     );
-    for org in s.world.orgs.values_mut() {
-        org.quota.builds_at_once = 0;
-    }
+    s.builds_at_once(0);
     s.deploy_built(spec(&[("web", web(1))]));
     check(
         &s.settle(),
@@ -292,9 +293,7 @@ fn builds_wait_for_their_org_and_failures_end_the_deployment() {
             wait d2: 0 builds of its org are running, of 0 at once
         "#]],
     );
-    for org in s.world.orgs.values_mut() {
-        org.quota.builds_at_once = 1;
-    }
+    s.builds_at_once(1);
     s.settle();
     s.build_ends(Scene::built);
     check(
@@ -325,7 +324,7 @@ fn no_room_says_what_every_node_lacks() {
 #[test]
 fn a_node_that_is_away_is_waited_for_a_little() {
     let mut s = Scene::new();
-    s.world.connected.clear();
+    s.world.heard.clear();
     s.deploy(spec(&[("web", web(1))]));
     check(
         &s.settle(),
@@ -346,7 +345,7 @@ fn a_node_that_is_away_is_waited_for_a_little() {
 #[test]
 fn losing_contact_with_a_node_changes_nothing() {
     let (mut s, _) = live(2);
-    s.world.connected.clear();
+    s.world.heard.clear();
     s.later(Millis::secs(3600));
     check(&s.settle(), expect![""]);
 }
@@ -362,9 +361,8 @@ fn losing_the_gateways_stops_nothing_that_serves() {
 #[test]
 fn scaling_adds_and_drains_the_youngest() {
     let (mut s, d) = live(1);
-    let app = s.app;
     let scale = |s: &mut Scene, n| {
-        s.world.apps.get_mut(&app).unwrap().scale.insert("web".parse().unwrap(), n);
+        s.app_mut().scale.insert("web".parse().unwrap(), n);
     };
     scale(&mut s, 3);
     check(
@@ -392,8 +390,7 @@ fn scaling_adds_and_drains_the_youngest() {
 #[test]
 fn a_stopped_app_runs_nothing_and_comes_back() {
     let (mut s, _) = live(1);
-    let app = s.app;
-    s.world.apps.get_mut(&app).unwrap().running = false;
+    s.app_mut().running = false;
     s.settle();
     s.gateway_follows();
     s.settle();
@@ -404,7 +401,7 @@ fn a_stopped_app_runs_nothing_and_comes_back() {
         forget i1 (web)
     "#]],
     );
-    s.world.apps.get_mut(&app).unwrap().running = true;
+    s.app_mut().running = true;
     check(
         &s.settle(),
         expect![[r#"
@@ -507,8 +504,8 @@ fn a_run_waits_for_a_node_that_is_away() {
     let mut s = Scene::new();
     s.deploy(spec(&[("tidy", component(ComponentKind::Job, 1))]));
     s.settle();
-    let node = *s.world.connected.first().unwrap();
-    s.world.connected.clear();
+    let node = *s.world.heard.keys().next().unwrap();
+    s.world.heard.clear();
     s.run_job("tidy");
     s.later(Millis::secs(3_600));
     check(
@@ -517,7 +514,7 @@ fn a_run_waits_for_a_node_that_is_away() {
             wait the run: no node has room: a is not connected
         "#]],
     );
-    s.world.connected.insert(node);
+    s.world.heard.insert(node, Presence::Here);
     check(
         &s.settle(),
         expect![[r#"
@@ -533,7 +530,7 @@ fn a_run_that_was_cancelled_is_stopped() {
     s.settle();
     let run = s.run_job("tidy");
     s.settle();
-    s.world.runs.get_mut(&run).unwrap().state = RunState::Cancelled;
+    Arc::make_mut(s.world.runs.get_mut(&run).unwrap()).state = RunState::Cancelled;
     check(
         &s.settle(),
         expect![[r#"
@@ -552,7 +549,6 @@ fn a_run_that_was_cancelled_is_stopped() {
 #[test]
 fn a_deleted_app_leaves_nothing() {
     let (mut s, _) = live(2);
-    let app = s.app;
     s.world.apps.remove(&app);
     s.world.prune();
     check(

@@ -8,10 +8,10 @@ use insula_model::build::{Artifact, Build, BuildPlan, BuildState, BuildStep, Tur
 use insula_model::deployment::{Deployment, DeploymentState, Phase, PhaseMark, Source};
 use insula_model::event::Event;
 use insula_model::instance::{Instance, Intent, Run, RunState};
-use insula_model::node::{Capacity, Node, NodeMode, RuntimeFound};
+use insula_model::node::{Architecture, Capacity, Duty, Node, NodeMode, Offer, RuntimeFound, Site};
 use insula_model::observed::{InstancePhase, InstanceReport, Observed};
 use insula_model::release::{Release, ReleaseNumber};
-use insula_model::spec::{AppSpec, ComponentKind, ComponentSpec, Runtime};
+use insula_model::spec::{AppSpec, ComponentKind, ComponentSpec, Isolation, Runtime};
 use insula_model::tenancy::{Actor, Org, Quota, Token, TokenScope, User};
 use insula_model::{
     AppId, BuildId, Bytes, DeploymentId, Digest, DomainId, EnvironmentId, EventId, HostName,
@@ -263,13 +263,15 @@ pub fn instance(app: &App, release: &Release, n: u32) -> Instance {
         node: node_id(1),
         cpu: MilliCpu(500),
         memory: Bytes::mib(256),
+        pids: 100,
+        disk: Bytes::mib(128),
         intent: Intent::Run,
         created: at(0),
         observed: Observed::Unknown,
     }
 }
 
-pub fn ready(instance: InstanceId, seen: Timestamp) -> Observed<InstanceReport> {
+pub fn ready(instance: InstanceId, seen: Timestamp) -> Observed<Box<InstanceReport>> {
     let endpoint: SocketAddr = "10.77.0.2:8080".parse().unwrap();
     let value = InstanceReport {
         id: instance,
@@ -282,7 +284,7 @@ pub fn ready(instance: InstanceId, seen: Timestamp) -> Observed<InstanceReport> 
         ready_since: Some(at(2)),
         warnings: vec![],
     };
-    Observed::Present { value, seen }
+    Observed::Present { value: Box::new(value), seen }
 }
 
 pub fn run(app: &App, release: &Release, n: u32) -> Run {
@@ -304,16 +306,30 @@ pub fn node(n: u32) -> Node {
     Node {
         id: node_id(n),
         name: format!("node-{n}").parse().unwrap(),
-        capacity: Capacity { cpu: MilliCpu(2_000), memory: Bytes::gib(4), instances: 100 },
-        mode: NodeMode::Full,
-        runtimes: vec![RuntimeFound {
-            runtime: Runtime::Python,
-            version: "3.11.2".to_owned(),
-            path: "/usr/bin/python3".to_owned(),
-        }],
+        offer: Offer {
+            capacity: Capacity {
+                cpu: MilliCpu(2_000),
+                memory: Bytes::gib(4),
+                instances: 100,
+                ..Capacity::default()
+            },
+            mode: NodeMode::Full,
+            runtimes: vec![RuntimeFound {
+                runtime: Runtime::Python,
+                version: "3.11.2".to_owned(),
+                path: "/usr/bin/python3".to_owned(),
+            }],
+            architecture: Architecture::X86,
+            isolation: [Isolation::Standard].into(),
+        },
+        site: Site::default(),
         agent_version: "0.1.0".to_owned(),
         joined: at(0),
         hello: at(0),
+        duty: Duty::Serve,
+        lost: None,
+        ailments: vec![],
+        relay: None,
     }
 }
 

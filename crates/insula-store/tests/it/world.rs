@@ -2,10 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use insula_model::GatewayId;
 use insula_model::app::{App, Domain, Environment, Project};
 use insula_model::build::Build;
 use insula_model::deployment::{Deployment, Source};
 use insula_model::feed::Change;
+use insula_model::fleet::Gateway;
 use insula_model::instance::{Instance, Run};
 use insula_model::node::Node;
 use insula_model::release::Release;
@@ -28,6 +30,7 @@ pub struct World {
     pub instances: BTreeMap<InstanceId, Instance>,
     pub runs: BTreeMap<RunId, Run>,
     pub nodes: BTreeMap<NodeId, Node>,
+    pub gateways: BTreeMap<GatewayId, Gateway>,
 }
 
 impl World {
@@ -65,6 +68,8 @@ impl World {
             Change::RunGone(id) => _ = self.runs.remove(&id),
             Change::Node(row) => _ = self.nodes.insert(row.id, *row),
             Change::NodeGone(id) => _ = self.nodes.remove(&id),
+            Change::Gateway(row) => _ = self.gateways.insert(row.id, *row),
+            Change::GatewayGone(id) => _ = self.gateways.remove(&id),
             Change::SecretsOf(_) => {}
         }
     }

@@ -45,7 +45,7 @@ pub struct Runtime {
 
 impl Node {
     pub fn new(node: &node::Node, connected: bool, reserved: Capacity) -> Self {
-        let mode = match node.mode {
+        let mode = match node.offer.mode {
             NodeMode::Full => "full",
             NodeMode::Development => "development",
         };
@@ -55,12 +55,12 @@ impl Node {
             connected,
             mode: mode.into(),
             capacity: Capacity {
-                cpu_millis: node.capacity.cpu.0,
-                memory_bytes: node.capacity.memory.0,
-                instances: node.capacity.instances,
+                cpu_millis: node.offer.capacity.cpu.0,
+                memory_bytes: node.offer.capacity.memory.0,
+                instances: node.offer.capacity.instances,
             },
             reserved,
-            runtimes: node.runtimes.iter().map(Runtime::from).collect(),
+            runtimes: node.offer.runtimes.iter().map(Runtime::from).collect(),
             agent_version: node.agent_version.clone(),
             joined: node.joined,
             hello: node.hello,
