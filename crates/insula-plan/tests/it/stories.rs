@@ -549,7 +549,7 @@ fn a_run_that_was_cancelled_is_stopped() {
 #[test]
 fn a_deleted_app_leaves_nothing() {
     let (mut s, _) = live(2);
-    s.world.apps.remove(&app);
+    s.world.apps.remove(&s.app);
     s.world.prune();
     check(
         &s.settle(),
