@@ -114,6 +114,17 @@ pub enum Failover {
     Lease,
 }
 
+impl Failover {
+    pub const ALL: [Self; 2] = [Self::Never, Self::Lease];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Never => "never",
+            Self::Lease => "lease",
+        }
+    }
+}
+
 /// How a component goes from one release to the next.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "strategy", rename_all = "snake_case")]

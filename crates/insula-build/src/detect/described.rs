@@ -96,7 +96,17 @@ impl One<'_> {
                 (&["port", "routes", "health", "liveness", "drain"], "a worker has no port")
             }
             ComponentKind::Job => (
-                &["port", "routes", "health", "liveness", "drain", "instances", "single"],
+                &[
+                    "port",
+                    "routes",
+                    "health",
+                    "liveness",
+                    "drain",
+                    "instances",
+                    "single",
+                    "failover",
+                    "rollout",
+                ],
                 "a job runs when it is asked to, and has no port",
             ),
             ComponentKind::Static => (

@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use insula_model::limits as l;
 use insula_model::names::excerpt;
 use insula_model::spec::{
-    ComponentKind, ComponentSpec, Isolation, LivenessSpec, RouteSpec, Runtime, StopSignal,
+    ComponentKind, ComponentSpec, Failover, Isolation, LivenessSpec, PlacementSpec, RolloutSpec,
+    RouteSpec, Runtime, StopSignal,
 };
 use insula_model::{Bytes, MilliCpu, Millis, VariableName};
 
@@ -28,6 +29,8 @@ const KEYS: &[&str] = &[
     "liveness",
     "single",
     "failover",
+    "rollout",
+    "placement",
     "isolation",
     "drain",
     "stop",
@@ -64,6 +67,9 @@ pub struct Component {
     pub health: Option<Health>,
     pub liveness: Option<LivenessSpec>,
     pub single: Option<bool>,
+    pub failover: Option<Failover>,
+    pub rollout: Option<RolloutSpec>,
+    pub placement: Option<PlacementSpec>,
     pub isolation: Option<Isolation>,
     pub drain: Option<Millis>,
     pub signal: Option<StopSignal>,
@@ -112,6 +118,9 @@ impl Component {
         put(&mut spec.pids, &self.pids);
         put(&mut spec.disk, &self.disk);
         put(&mut spec.single, &self.single);
+        put(&mut spec.failover, &self.failover);
+        put(&mut spec.rollout, &self.rollout);
+        put(&mut spec.placement, &self.placement);
         put(&mut spec.isolation, &self.isolation);
         put(&mut spec.drain, &self.drain);
         put(&mut spec.stop.signal, &self.signal);
@@ -139,6 +148,12 @@ pub(super) fn read(reader: &mut Reader, entry: &Entry<'_>) -> Option<Component> 
         let message = "`single` means never two at once, and `instances` asks for more";
         let key = format!("{}.single", entry.path);
         reader.refuse_at(&key, line, message, "leave out one of them");
+    }
+    if c.failover == Some(Failover::Lease) && c.single != Some(true) {
+        let line = c.lines.get("failover").copied().flatten();
+        let message = "`failover` is for a component that is `single`; others are replaced anyway";
+        let key = format!("{}.failover", entry.path);
+        reader.refuse_at(&key, line, message, "add `single = true`, or leave it out");
     }
     Some(c)
 }
@@ -177,11 +192,9 @@ fn read_key(reader: &mut Reader, c: &mut Component, name: &str, entry: &Entry<'_
         "health" => c.health = read_health(reader, entry),
         "liveness" => c.liveness = read_liveness(reader, entry),
         "single" => c.single = reader.boolean(entry, "single = true"),
-        "failover" => reader.refuse(
-            entry,
-            "stopping when contact with the server is lost is not available yet; it comes later",
-            "leave it out: an instance then goes on running, and `single` waits for its node",
-        ),
+        "failover" => c.failover = one_of(reader, entry, Failover::ALL, Failover::as_str),
+        "rollout" => c.rollout = super::rollout::read(reader, entry),
+        "placement" => c.placement = super::placement::read(reader, entry),
         "isolation" => c.isolation = read_isolation(reader, entry),
         "drain" => c.drain = reader.span(entry, Millis(0), l::DRAIN_MAX, "drain = \"15s\""),
         "stop" => read_stop(reader, c, entry),
@@ -191,7 +204,7 @@ fn read_key(reader: &mut Reader, c: &mut Component, name: &str, entry: &Entry<'_
     }
 }
 
-fn one_of<T: Copy, const N: usize>(
+pub(super) fn one_of<T: Copy, const N: usize>(
     reader: &mut Reader,
     entry: &Entry<'_>,
     all: [T; N],

@@ -4,7 +4,9 @@
 //! (see `detect::described`), as are the rules that span components.
 
 mod component;
+mod placement;
 mod reader;
+mod rollout;
 mod suggest;
 
 use std::collections::BTreeMap;

@@ -167,6 +167,16 @@ impl Reader {
         Some(sections)
     }
 
+    /// The texts in a list.
+    pub fn texts<'a>(&mut self, entry: &Entry<'a>, example: &str) -> Option<Vec<&'a str>> {
+        let array = entry.item.as_array();
+        let texts = array.and_then(|array| array.iter().map(|value| value.as_str()).collect());
+        if texts.is_none() {
+            self.wrong_type(entry, "a list of texts", example);
+        }
+        texts
+    }
+
     pub fn text<'a>(&mut self, entry: &Entry<'a>, example: &str) -> Option<&'a str> {
         let text = entry.item.as_str();
         if text.is_none() {

@@ -516,6 +516,7 @@ routes = [{ path = "/" }, { path = "/api/", preserve = true }]
 health = { path = "/healthz?x=1", startup = "2m", interval = "1s", timeout = "500ms" }
 liveness = { path = "/livez", interval = "10s", failures = 5 }
 isolation = "standard"
+rollout = { strategy = "rolling", unavailable = 1 }
 drain = "5s"
 stop = { signal = "INT", grace = "1m" }
 [components.web.variables]
@@ -524,6 +525,8 @@ API_KEY = "hunter2"
 kind = "worker"
 run = "x"
 single = true
+failover = "lease"
+placement = { pool = "gpu", zones = ["north"], labels = { disk = "ssd" } }
 [[components.docs.routes]]
 path = "/docs"
 [components.docs]
@@ -535,10 +538,10 @@ kind = "static"
             docs: static on files at /docs
             one: worker on host
               $ x
-              single true
+              single true, failover lease, placement PlacementSpec { pool: Some(PoolName("gpu")), zones: {ZoneName("north")}, labels: {LabelName("disk"): LabelValue("ssd")}, architecture: None }
             web: service on host at / at /api (kept)
               $ ./serve
-              port 3000, instances 2, cpu 1, memory 1GiB, pids 50, disk 10MiB, drain 5s, stop StopSpec { signal: Int, grace: Millis(60000) }, health HealthSpec { path: Some("/healthz?x=1"), startup: Millis(120000), interval: Millis(1000), timeout: Millis(500) }, liveness Some(LivenessSpec { path: "/livez", interval: Millis(10000), timeout: Millis(3000), failures: 5 }), variables {VariableName("API_KEY"): "hunter2"}
+              port 3000, instances 2, cpu 1, memory 1GiB, pids 50, disk 10MiB, rollout Rolling { surge: 0, unavailable: 1 }, drain 5s, stop StopSpec { signal: Int, grace: Millis(60000) }, health HealthSpec { path: Some("/healthz?x=1"), startup: Millis(120000), interval: Millis(1000), timeout: Millis(500) }, liveness Some(LivenessSpec { path: "/livez", interval: Millis(10000), timeout: Millis(3000), failures: 5 }), variables {VariableName("API_KEY"): "hunter2"}
         "#]],
     );
 }
@@ -644,7 +647,9 @@ routes = [{ path = "a" }, { path = "/b%20" }, { paht = "/" }, { path = "/a//b" }
 health = { path = "healthz", startup = "0s", retries = 2 }
 liveness = { interval = "1ms" }
 single = "yes"
-failover = "lease"
+failover = "maybe"
+rollout = { strategy = "rolling", surge = 0 }
+placement = { zones = "north", labels = { "a b" = "x" }, architecture = "z80" }
 isolation = "gvisor"
 drain = "fast"
 stop = { signal = "KILL", grace = 30 }
@@ -716,39 +721,47 @@ stop = 1
               fix: write it as in `liveness = { path = "/livez" }`
             insula.toml:20: components.web.single: this is text; it should be true or false
               fix: write it as in `single = true`
-            insula.toml:21: components.web.failover: stopping when contact with the server is lost is not available yet; it comes later
-              fix: leave it out: an instance then goes on running, and `single` waits for its node
-            insula.toml:22: components.web.isolation: the isolation `gvisor` is not available yet; it comes later
+            insula.toml:21: components.web.failover: `maybe` is not one of never, lease
+              fix: write one of never, lease
+            insula.toml:22: components.web.rollout: with neither `surge` nor `unavailable` nothing can move
+              fix: allow one of them: `surge = 1`
+            insula.toml:23: components.web.placement.zones: this is text; it should be a list of texts
+              fix: write it as in `zones = ["north", "south"]`
+            insula.toml:23: components.web.placement.labels.a b: `a b` is not a name for a label: use 1 to 63 of a-z, A-Z, 0-9, `.`, `_`, `-` and `/`, beginning and ending with a letter or digit
+              fix: choose another name
+            insula.toml:23: components.web.placement.architecture: `z80` is not one of x86_64, aarch64
+              fix: write one of x86_64, aarch64
+            insula.toml:24: components.web.isolation: the isolation `gvisor` is not available yet; it comes later
               fix: write "standard", or leave it out
-            insula.toml:23: components.web.drain: `fast` is not a span of time: write a whole number and ms, s, m or h, as in 15s
+            insula.toml:25: components.web.drain: `fast` is not a span of time: write a whole number and ms, s, m or h, as in 15s
               fix: write it as in `drain = "15s"`
-            insula.toml:24: components.web.stop.signal: `KILL` is not one of TERM, INT, QUIT, HUP, USR1, USR2
+            insula.toml:26: components.web.stop.signal: `KILL` is not one of TERM, INT, QUIT, HUP, USR1, USR2
               fix: write one of TERM, INT, QUIT, HUP, USR1, USR2
-            insula.toml:24: components.web.stop.grace: this is a whole number; it should be text
+            insula.toml:26: components.web.stop.grace: this is a whole number; it should be text
               fix: write it as in `grace = "30s"`
-            insula.toml:25: components.web.image: running an image is not available yet; it comes later
+            insula.toml:27: components.web.image: running an image is not available yet; it comes later
               fix: leave it out, and let `build = { runtime = "python" }` or `run` say what to start
-            insula.toml:26: components.web.build.dockerfile: building from a Dockerfile is not available yet; it comes later
+            insula.toml:28: components.web.build.dockerfile: building from a Dockerfile is not available yet; it comes later
               fix: write `build = { runtime = "python" }` or "node", or leave `build` out
-            insula.toml:26: components.web.build.runtime: `ruby` is not one of python, node, files, host
+            insula.toml:28: components.web.build.runtime: `ruby` is not one of python, node, files, host
               fix: write one of python, node, files, host
-            insula.toml:28: components.web.variables.PORT: `PORT` is set by the platform
+            insula.toml:30: components.web.variables.PORT: `PORT` is set by the platform
               fix: write `port = …` instead
-            insula.toml:29: components.web.variables.INSULA_APP: `INSULA_APP` is set by the platform
+            insula.toml:31: components.web.variables.INSULA_APP: `INSULA_APP` is set by the platform
               fix: choose another name
-            insula.toml:30: components.web.variables.A-B: `A-B` is not a name for a variable: use letters, digits and _, not beginning with a digit, 128 characters at most
+            insula.toml:32: components.web.variables.A-B: `A-B` is not a name for a variable: use letters, digits and _, not beginning with a digit, 128 characters at most
               fix: choose another name
-            insula.toml:31: components.web.variables.COUNT: this is a whole number; it should be text
+            insula.toml:33: components.web.variables.COUNT: this is a whole number; it should be text
               fix: write it as in `COUNT = "…"`
-            insula.toml:32: components.Bad_Name: `Bad_Name` is not a name for a component: use 1 to 40 of a-z, 0-9 and single hyphens, beginning with a letter, not ending with a hyphen
+            insula.toml:34: components.Bad_Name: `Bad_Name` is not a name for a component: use 1 to 40 of a-z, 0-9 and single hyphens, beginning with a letter, not ending with a hyphen
               fix: write it as in `[components.web]`
-            insula.toml:36: components.list.routes: this is text; it should be a list of tables
+            insula.toml:38: components.list.routes: this is text; it should be a list of tables
               fix: write it as in `routes = [{ path = "/" }]`
-            insula.toml:37: components.list.cpu: NaN is not possible
+            insula.toml:39: components.list.cpu: NaN is not possible
               fix: write a number of cores from 0.01 to 256
-            insula.toml:38: components.list.isolation: `strong` is not an isolation
+            insula.toml:40: components.list.isolation: `strong` is not an isolation
               fix: write "standard", or leave it out
-            insula.toml:39: components.list.stop: this is a whole number; it should be a table
+            insula.toml:41: components.list.stop: this is a whole number; it should be a table
               fix: write it as in `stop = { signal = "TERM", grace = "30s" }`
         "#]],
     );

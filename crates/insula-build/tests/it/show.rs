@@ -86,6 +86,9 @@ fn unusual(spec: &ComponentSpec) -> Vec<String> {
     tell("pids", spec.pids.to_string(), usual.pids.to_string());
     tell("disk", spec.disk.to_string(), usual.disk.to_string());
     tell("single", spec.single.to_string(), usual.single.to_string());
+    tell("failover", spec.failover.as_str().into(), usual.failover.as_str().into());
+    tell("rollout", format!("{:?}", spec.rollout), format!("{:?}", usual.rollout));
+    tell("placement", format!("{:?}", spec.placement), format!("{:?}", usual.placement));
     tell("drain", spec.drain.to_string(), usual.drain.to_string());
     tell("stop", format!("{:?}", spec.stop), format!("{:?}", usual.stop));
     tell("health", format!("{:?}", spec.health), format!("{:?}", usual.health));
