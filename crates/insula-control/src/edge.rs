@@ -108,7 +108,11 @@ mod tests {
             component: "web".parse().unwrap(),
             endpoints: instances.iter().map(endpoint).collect(),
         };
-        RouteTable { generation: Generation(generation), routes: vec![route] }
+        RouteTable {
+            generation: Generation(generation),
+            routes: vec![route],
+            relays: BTreeMap::new(),
+        }
     }
 
     #[test]

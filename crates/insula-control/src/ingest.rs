@@ -170,6 +170,7 @@ fn history(
 
 #[cfg(test)]
 mod tests {
+    use insula_model::feed::Change;
     use insula_model::instance::Intent;
     use insula_model::observed::{Exit, ExitNote};
     use insula_model::spec::ComponentKind;
@@ -199,6 +200,8 @@ mod tests {
             node: on,
             cpu: MilliCpu(1),
             memory: Bytes(1),
+            pids: 1,
+            disk: Bytes(1),
             intent: Intent::Run,
             created: at,
             observed: Observed::Unknown,
@@ -207,7 +210,7 @@ mod tests {
 
     fn world(instances: &[Instance]) -> World {
         let mut world = World::new("localhost".parse().unwrap());
-        world.instances = instances.iter().map(|i| (i.id, i.clone())).collect();
+        instances.iter().for_each(|i| world.instances.insert(i.clone()));
         world
     }
 
@@ -226,7 +229,7 @@ mod tests {
     }
 
     fn complete(instances: Vec<InstanceReport>) -> NodeReport {
-        NodeReport { generation: Generation(1), instances, builds: vec![] }
+        NodeReport { generation: Generation(1), instances, builds: vec![], ailments: vec![] }
     }
 
     fn kinds(seen: &[Seen]) -> Vec<&'static str> {
@@ -249,7 +252,7 @@ mod tests {
             Some(Generation(1)),
             NOW,
         );
-        let observed = Box::new(Observed::Absent { seen: NOW });
+        let observed = Observed::Absent { seen: NOW };
         assert_eq!(seen, [Seen::Instance { id: ours.id, observed, told: vec![] }]);
     }
 
@@ -266,7 +269,8 @@ mod tests {
     fn a_node_that_repeats_itself_changes_nothing() {
         let mut row = instance(1, node(1));
         let value = said(row.id, InstancePhase::Ready);
-        row.observed = Observed::Present { value: value.clone(), seen: Timestamp::from_millis(1) };
+        row.observed =
+            Observed::Present { value: Box::new(value.clone()), seen: Timestamp::from_millis(1) };
         let mut gone = instance(2, node(1));
         gone.observed = Observed::Absent { seen: Timestamp::from_millis(1) };
         let seen =
@@ -278,7 +282,8 @@ mod tests {
     fn a_crash_is_told_with_its_exit_and_the_restart_after_it() {
         let mut row = instance(1, node(1));
         let before = said(row.id, InstancePhase::Ready);
-        row.observed = Observed::Present { value: before, seen: Timestamp::from_millis(1) };
+        row.observed =
+            Observed::Present { value: Box::new(before), seen: Timestamp::from_millis(1) };
         let mut after = said(row.id, InstancePhase::Starting);
         after.restarts = 1;
         after.last_exit = Some(ExitNote { exit: Exit::OutOfMemory, at: NOW, tail: vec![] });
@@ -309,9 +314,10 @@ mod tests {
     fn turns(on: NodeId, before: Turn, phase: BuildPhase) -> Vec<Turn> {
         let build = building(on, before);
         let mut world = world(&[]);
-        world.builds.insert(build.id, build.clone());
+        world.apply(Change::Build(Box::new(build.clone())));
         let builds = vec![insula_model::observed::BuildReport { id: build.id, phase }];
-        let said = NodeReport { generation: Generation(1), instances: vec![], builds };
+        let said =
+            NodeReport { generation: Generation(1), instances: vec![], builds, ailments: vec![] };
         let turn = |seen: &Seen| match seen {
             Seen::Turn { row, turn } => {
                 assert_eq!(**row, build);
