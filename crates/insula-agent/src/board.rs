@@ -125,7 +125,12 @@ mod tests {
         let mut watch = board.watch();
         assert_eq!(
             watch.next().await,
-            NodeReport { generation: Generation(0), instances: vec![], builds: vec![] }
+            NodeReport {
+                generation: Generation(0),
+                instances: vec![],
+                builds: vec![],
+                ailments: vec![],
+            }
         );
         assert!(is_pending(watch.next()));
         board.put_build(build, running("install"));

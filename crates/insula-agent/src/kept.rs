@@ -163,6 +163,7 @@ mod tests {
             generation: Generation(generation),
             instances: vec![],
             builds: vec![],
+            fleet: Default::default(),
         };
         wire::Target {
             generation,

@@ -113,6 +113,7 @@ mod tests {
             generation: Generation(1),
             instances: vec![],
             builds: vec![],
+            fleet: Default::default(),
         };
         for name in named.bytes() {
             match name {
@@ -209,6 +210,7 @@ mod tests {
             generation: Generation(1),
             instances: vec![],
             builds: vec![BuildTarget { attempt: 2, ..build(b'1') }],
+            fleet: Default::default(),
         };
         let id = build(b'1').id;
         let none = BTreeMap::new();

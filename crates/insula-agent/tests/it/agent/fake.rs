@@ -125,10 +125,11 @@ impl Node for Service {
                             say(Down::Welcome(wire::Welcome {
                                 server_version: "test".into(),
                                 heartbeat_ms: 1_000,
+                                ack_every: 1,
                             })).await
                         }
                         Some(Up::Heartbeat(beat)) => {
-                            say(Down::HeartbeatAck(wire::HeartbeatAck { sequence: beat.sequence })).await
+                            say(Down::HeartbeatAck(wire::HeartbeatAck { sequence: beat.sequence, clock_ms: 0 })).await
                         }
                         Some(Up::Report(report)) => {
                             let report = serde_json::from_str(&report.document).unwrap();

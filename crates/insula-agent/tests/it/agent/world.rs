@@ -281,6 +281,7 @@ impl World {
             stop,
             log_rate: Bytes::mib(1),
             intent: InstanceIntent::Run,
+            failover: insula_model::spec::Failover::Never,
             trace: String::new(),
         }
     }
@@ -327,6 +328,7 @@ impl World {
             generation: Generation(self.generation),
             instances: self.instances.clone(),
             builds: self.builds.clone(),
+            fleet: Default::default(),
         };
         self.state.target.send_replace(Some(wire::Target {
             generation: self.generation,
