@@ -4,8 +4,9 @@ use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
+use insula_model::fleet::Member;
 use insula_model::schema::DocumentError;
-use insula_model::{Email, HostName};
+use insula_model::{Email, HostName, ServerId};
 
 use crate::sqlite::DbError;
 
@@ -75,6 +76,12 @@ pub enum WriteError {
     LastOperator,
     #[error("the invitation has expired or was used")]
     InvitationSpent,
+    /// It was removed from the fleet, which is for ever.
+    #[error("{member} was removed from this fleet")]
+    Revoked { member: Member },
+    /// Who writes was too slow: another server has taken over from it.
+    #[error("the lease `{lease}` is held by another server")]
+    Superseded { lease: String, by: Option<ServerId> },
     #[error(transparent)]
     Store(#[from] StoreError),
 }
@@ -100,6 +107,8 @@ pub enum Kind {
     Instance,
     Run,
     Node,
+    Gateway,
+    Join,
 }
 
 impl Kind {
@@ -123,6 +132,8 @@ impl Kind {
             Self::Instance => "instance",
             Self::Run => "run",
             Self::Node => "node",
+            Self::Gateway => "gateway",
+            Self::Join => "join token",
         }
     }
 }

@@ -24,6 +24,8 @@ pub enum Of {
     App(OrgId, AppId),
     /// All orgs' and what concerns the operator alone.
     Platform,
+    /// What concerns the operator alone: nodes, gateways, servers.
+    Operator,
 }
 
 fn read(row: &mut Row<'_>) -> Result<(EventSeq, Event), StoreError> {
@@ -65,6 +67,7 @@ fn select(of: Of) -> Select {
         Of::App(org, app) => {
             Select::new(format!("{SELECT} org = ?1 AND app = ?2"), params![org, app])
         }
+        Of::Operator => Select::new(format!("{SELECT} org = ''"), &[]),
         Of::Platform => Select::new(format!("{SELECT} 1 = 1"), &[]),
     }
 }

@@ -9,16 +9,16 @@
 
 use insula_model::feed::Change;
 use insula_model::{
-    AppId, BuildId, DeploymentId, DomainId, EnvironmentId, Generation, InstanceId, NodeId, OrgId,
-    ProjectId, ReleaseId, RunId,
+    AppId, BuildId, DeploymentId, DomainId, EnvironmentId, GatewayId, Generation, InstanceId,
+    NodeId, OrgId, ProjectId, ReleaseId, RunId,
 };
 
 use crate::error::StoreError;
 use crate::sql::params;
 use crate::tx::Tx;
 use crate::{
-    apps, builds, deployments, domains, environments, instances, nodes, orgs, projects, releases,
-    runs,
+    apps, builds, deployments, domains, environments, gateways, instances, nodes, orgs, projects,
+    releases, runs,
 };
 
 /// Positions that are kept for readers who were away. A reader from before takes a snapshot,
@@ -58,6 +58,7 @@ pub(crate) enum Touch {
     Run(RunId),
     Instance(InstanceId),
     Node(NodeId),
+    Gateway(GatewayId),
     SecretsOf(OrgId),
 }
 
@@ -74,7 +75,7 @@ macro_rules! touch_from {
 touch_from! {
     Org: OrgId, Project: ProjectId, Environment: EnvironmentId, App: AppId, Domain: DomainId,
     Release: ReleaseId, Deployment: DeploymentId, Build: BuildId, Run: RunId,
-    Instance: InstanceId, Node: NodeId
+    Instance: InstanceId, Node: NodeId, Gateway: GatewayId
 }
 
 impl Touch {
@@ -91,6 +92,7 @@ impl Touch {
             Self::Run(id) => ("run", id.to_string()),
             Self::Instance(id) => ("instance", id.to_string()),
             Self::Node(id) => ("node", id.to_string()),
+            Self::Gateway(id) => ("gateway", id.to_string()),
             Self::SecretsOf(id) => ("secrets", id.to_string()),
         }
     }
@@ -108,6 +110,7 @@ impl Touch {
             "run" => Self::Run(row.parse()?),
             "instance" => Self::Instance(row.parse()?),
             "node" => Self::Node(row.parse()?),
+            "gateway" => Self::Gateway(row.parse()?),
             "secrets" => Self::SecretsOf(row.parse()?),
             // Of a kind that this version does not know.
             _ => return Ok(None),
@@ -155,6 +158,9 @@ impl Touch {
                 Some(Change::InstanceGone(id)),
             ),
             Self::Node(id) => told(nodes::get(tx, id)?, Change::Node, Some(Change::NodeGone(id))),
+            Self::Gateway(id) => {
+                told(gateways::get(tx, id)?, Change::Gateway, Some(Change::GatewayGone(id)))
+            }
             Self::SecretsOf(id) => Some(Change::SecretsOf(id)),
         })
     }
@@ -172,7 +178,7 @@ fn counter(tx: &Tx, name: &str) -> Result<Generation, StoreError> {
 
 /// Everything that the control plane's World is made of, parents before children.
 ///
-/// All orgs, projects, environments, apps, domains, nodes and instances; runs and deployments that
+/// All orgs, projects, environments, apps, domains, nodes, gateways and instances; runs and deployments that
 /// are under way, and deployments that some app lives by; their builds; the releases that any of
 /// these name.
 pub fn snapshot(tx: &Tx) -> Result<(Generation, Vec<Change>), StoreError> {
@@ -181,6 +187,7 @@ pub fn snapshot(tx: &Tx) -> Result<(Generation, Vec<Change>), StoreError> {
         out.extend(rows.into_iter().map(|row| change(Box::new(row))));
     }
     extend(&mut out, nodes::all(tx)?, Change::Node);
+    extend(&mut out, gateways::list(tx)?, Change::Gateway);
     extend(&mut out, orgs::all(tx)?, Change::Org);
     extend(&mut out, projects::all_any_org(tx)?, Change::Project);
     extend(&mut out, environments::all_any_org(tx)?, Change::Environment);

@@ -74,6 +74,10 @@ pub fn of_node_any_org(tx: &Tx, node: NodeId) -> Result<Vec<Instance>, StoreErro
     tx.query(&format!("{SELECT} WHERE node = ?1 ORDER BY id"), params![node], read)
 }
 
+pub(crate) fn any_on_node(tx: &Tx, node: NodeId) -> Result<bool, StoreError> {
+    tx.any("SELECT 1 FROM instances WHERE node = ?1 LIMIT 1", params![node])
+}
+
 pub(crate) fn all_any_org(tx: &Tx) -> Result<Vec<Instance>, StoreError> {
     tx.query(&format!("{SELECT} ORDER BY id"), &[], read)
 }
@@ -140,4 +144,11 @@ pub fn delete(tx: &mut Tx, org: OrgId, id: InstanceId) -> Result<(), WriteError>
         crate::releases::delete_if_unused(tx, release)?;
     }
     Ok(())
+}
+
+/// Forgets everything that was placed on a node; how many these were.
+pub(crate) fn delete_of_node(tx: &mut Tx, node: NodeId) -> Result<usize, WriteError> {
+    let placed = of_node_any_org(tx, node)?;
+    placed.iter().try_for_each(|instance| delete(tx, instance.org, instance.id))?;
+    Ok(placed.len())
 }

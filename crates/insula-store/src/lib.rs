@@ -10,21 +10,26 @@
 //! makes an id, decides who may do what, or knows how a secret is sealed.
 
 pub mod apps;
+pub mod authority;
 mod backup;
 pub mod blobs;
 pub mod builds;
 pub mod data_keys;
 pub mod deployments;
 pub mod domains;
+pub mod enrolments;
 pub mod environments;
 mod error;
 pub mod events;
 pub mod feed;
+pub mod gateways;
 mod group;
 mod hosts;
 pub mod idempotency;
 pub mod instances;
 pub mod invitations;
+pub mod joins;
+pub mod leases;
 pub mod members;
 mod migrate;
 pub mod nodes;
@@ -34,6 +39,7 @@ pub mod quotas;
 pub mod releases;
 pub mod runs;
 pub mod secrets;
+pub mod servers;
 mod sql;
 mod sqlite;
 mod store;

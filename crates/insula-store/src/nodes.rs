@@ -1,12 +1,14 @@
 //! Hosts with an agent. They belong to the operator, not to an org.
 
-use insula_model::node::Node;
+use insula_model::fleet::Member;
+use insula_model::node::{Ailment, Duty, Node, Site};
 use insula_model::{NodeId, Timestamp};
 
 use crate::error::{Kind, StoreError, WriteError};
 use crate::page::{self, Order, Page, Paged};
 use crate::sql::{Row, Select, params, to_json};
 use crate::tx::Tx;
+use crate::{enrolments, instances};
 
 const SELECT: &str = "SELECT id, name, offer, site, agent_version, joined, hello, duty, lost, \
                       ailments, relay FROM nodes";
@@ -28,23 +30,26 @@ fn read(row: &mut Row<'_>) -> Result<Node, StoreError> {
 }
 
 /// What an agent says of its node when it opens a session. A node that is known keeps what the
-/// operator and the control plane say of it: when it joined, its site, its duty, its mark.
+/// operator and the control plane say of it: its name, when it joined, its site, its duty, its
+/// mark. One that was removed is refused.
+///
+/// A new node whose name another one has gets a name that tells of its id.
 pub fn hello(tx: &mut Tx, node: &Node) -> Result<(), WriteError> {
-    let other = "SELECT 1 FROM nodes WHERE name = ?1 AND id <> ?2";
-    if tx.any(other, params![&node.name, node.id])? {
-        return Err(WriteError::NameTaken { kind: Kind::Node, name: node.name.to_string() });
+    let member = Member::Node(node.id);
+    if enrolments::revoked(tx, member)?.is_some() {
+        return Err(WriteError::Revoked { member });
     }
+    let name = free_name(tx, node)?;
     tx.execute(
         "INSERT INTO nodes (id, name, offer, site, agent_version, joined, hello, duty, lost,
                             ailments, relay)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)
          ON CONFLICT (id) DO UPDATE SET
-             name = excluded.name, offer = excluded.offer,
-             agent_version = excluded.agent_version, hello = excluded.hello,
-             relay = excluded.relay",
+             offer = excluded.offer, agent_version = excluded.agent_version,
+             hello = excluded.hello, relay = excluded.relay",
         params![
             node.id,
-            &node.name,
+            name,
             to_json("a node's offer", &node.offer)?,
             to_json("a node's site", &node.site)?,
             node.agent_version.as_str(),
@@ -58,6 +63,22 @@ pub fn hello(tx: &mut Tx, node: &Node) -> Result<(), WriteError> {
     )?;
     tx.touch(node.id);
     Ok(())
+}
+
+/// The name it asks for; else one with a part of its id; else, as somebody may have taken even
+/// that on purpose, one with a number.
+fn free_name(tx: &Tx, node: &Node) -> Result<String, StoreError> {
+    let own = format!("node-{}", node.id.short());
+    let numbered = (2_u32..).map(|n| format!("{own}-{n}"));
+    let mut names = [node.name.to_string(), own.clone()].into_iter().chain(numbered);
+    loop {
+        // The numbers do not end before the nodes do.
+        let name = names.next().unwrap_or_default();
+        let other = "SELECT 1 FROM nodes WHERE name = ?1 AND id <> ?2";
+        if !tx.any(other, params![name.as_str(), node.id])? {
+            return Ok(name);
+        }
+    }
 }
 
 /// Marks a node as lost or found. False if its mark is not `was` any more.
@@ -91,14 +112,55 @@ pub(crate) fn all(tx: &Tx) -> Result<Vec<Node>, StoreError> {
     tx.query(&format!("{SELECT} ORDER BY id"), &[], read)
 }
 
-/// Forgets a node that nothing is placed on.
-pub fn remove(tx: &mut Tx, id: NodeId) -> Result<(), WriteError> {
-    if tx.any("SELECT 1 FROM instances WHERE node = ?1 LIMIT 1", params![id])? {
+/// What the operator wants of it from now on.
+pub fn set_duty(tx: &mut Tx, id: NodeId, duty: Duty) -> Result<(), WriteError> {
+    update(tx, id, "UPDATE nodes SET duty = ?2 WHERE id = ?1", to_json("a node's duty", &duty)?)
+}
+
+/// Where it belongs from now on. What runs there stays.
+pub fn set_site(tx: &mut Tx, id: NodeId, site: &Site) -> Result<(), WriteError> {
+    update(tx, id, "UPDATE nodes SET site = ?2 WHERE id = ?1", to_json("a node's site", site)?)
+}
+
+/// Notes what a node says is wrong with it. False if that is what was known.
+pub fn set_ailments(tx: &mut Tx, id: NodeId, ailments: &[Ailment]) -> Result<bool, WriteError> {
+    let node = get(tx, id)?.ok_or(WriteError::NotFound { kind: Kind::Node })?;
+    if node.ailments == ailments {
+        return Ok(false);
+    }
+    let ailments = to_json("a node's ailments", &ailments)?;
+    update(tx, id, "UPDATE nodes SET ailments = ?2 WHERE id = ?1", ailments)?;
+    Ok(true)
+}
+
+fn update(tx: &mut Tx, id: NodeId, sql: &str, value: String) -> Result<(), WriteError> {
+    if tx.execute(sql, params![id, value])? == 0 {
+        return Err(WriteError::NotFound { kind: Kind::Node });
+    }
+    tx.touch(id);
+    Ok(())
+}
+
+/// Forgets a node that nothing is placed on, and revokes its identity for ever.
+pub fn remove(tx: &mut Tx, id: NodeId, now: Timestamp) -> Result<(), WriteError> {
+    if instances::any_on_node(tx, id)? {
         return Err(WriteError::NotEmpty { kind: Kind::Node, has: "instances" });
     }
+    forget(tx, id, now)
+}
+
+/// The same for a node that is gone for ever, with whatever was placed on it: how many instances
+/// that was.
+pub fn remove_with_instances(tx: &mut Tx, id: NodeId, now: Timestamp) -> Result<usize, WriteError> {
+    forget(tx, id, now)?;
+    instances::delete_of_node(tx, id)
+}
+
+fn forget(tx: &mut Tx, id: NodeId, now: Timestamp) -> Result<(), WriteError> {
     if tx.execute("DELETE FROM nodes WHERE id = ?1", params![id])? == 0 {
         return Err(WriteError::NotFound { kind: Kind::Node });
     }
+    enrolments::revoke(tx, Member::Node(id), now)?;
     tx.touch(id);
     Ok(())
 }

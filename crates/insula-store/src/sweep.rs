@@ -4,7 +4,7 @@ use insula_model::Timestamp;
 
 use crate::error::StoreError;
 use crate::tx::Tx;
-use crate::{events, idempotency, invitations, tokens};
+use crate::{events, idempotency, invitations, joins, tokens};
 
 /// How many rows went.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -13,6 +13,7 @@ pub struct Swept {
     pub tokens: usize,
     pub invitations: usize,
     pub events: usize,
+    pub joins: usize,
 }
 
 pub fn all(tx: &mut Tx, now: Timestamp) -> Result<Swept, StoreError> {
@@ -21,5 +22,6 @@ pub fn all(tx: &mut Tx, now: Timestamp) -> Result<Swept, StoreError> {
         tokens: tokens::sweep(tx, now)?,
         invitations: invitations::sweep(tx, now)?,
         events: events::sweep(tx, events::KEPT_PER_ORG)?,
+        joins: joins::sweep(tx, now)?,
     })
 }

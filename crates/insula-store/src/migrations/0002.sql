@@ -44,6 +44,8 @@ CREATE TABLE enrolments (
     newest INTEGER NOT NULL,
     used INTEGER NOT NULL,
     since INTEGER NOT NULL,
+    -- When the newest was given out.
+    issued INTEGER NOT NULL,
     revoked INTEGER
 );
 
