@@ -11,7 +11,7 @@ use insula_model::app::Live;
 use insula_model::build::{Build, BuildState, Turn};
 use insula_model::deployment::{Deployment, DeploymentState, Phase, PhaseMark, Source};
 use insula_model::instance::{Instance, Intent, Run, RunState};
-use insula_model::node::Node;
+use insula_model::node::{Duty, Node};
 use insula_model::observed::Observed;
 use insula_model::release::{Release, ReleaseNumber};
 use insula_model::spec::{AppSpec, ComponentSpec};
@@ -21,7 +21,7 @@ use insula_model::{
 };
 
 use crate::action::Action;
-use crate::world::World;
+use crate::world::{Presence, World};
 
 /// Ids that were made for one action, used if it needs them.
 #[derive(Debug, Clone, Copy)]
@@ -79,8 +79,9 @@ pub enum Write {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Told {
     pub kind: &'static str,
-    pub org: OrgId,
-    pub app: AppId,
+    /// Nothing for what concerns the operator alone: a node that is lost.
+    pub org: Option<OrgId>,
+    pub app: Option<AppId>,
     pub subject: String,
     pub message: String,
     pub trace: Option<String>,
@@ -149,9 +150,7 @@ pub fn effect(world: &World, action: &Action, now: Timestamp, fresh: Fresh, cut:
         }
         Action::Drain { instance, .. } => intent(world, *instance, Intent::Drain { since: now }),
         Action::Stop { instance, .. } => intent(world, *instance, Intent::Stop { since: now }),
-        Action::Forget { instance } => {
-            Some(Effect { writes: vec![Write::Forget { instance: *instance }], told: None })
-        }
+        Action::Forget { instance } => Some(forget(world, *instance)),
         Action::Lose { node } => mark(world, *node, Some(now)),
         Action::Welcome { node } => mark(world, *node, None),
         Action::StartRun { run, node } => {
@@ -171,8 +170,8 @@ pub fn effect(world: &World, action: &Action, now: Timestamp, fresh: Fresh, cut:
 fn told(kind: &'static str, d: &Deployment, message: String) -> Told {
     Told {
         kind,
-        org: d.org,
-        app: d.app,
+        org: Some(d.org),
+        app: Some(d.app),
         subject: d.id.to_string(),
         message,
         trace: Some(d.trace.clone()),
@@ -180,7 +179,14 @@ fn told(kind: &'static str, d: &Deployment, message: String) -> Told {
 }
 
 fn told_run(kind: &'static str, run: &Run, message: String) -> Told {
-    Told { kind, org: run.org, app: run.app, subject: run.id.to_string(), message, trace: None }
+    Told {
+        kind,
+        org: Some(run.org),
+        app: Some(run.app),
+        subject: run.id.to_string(),
+        message,
+        trace: None,
+    }
 }
 
 /// A deployment in another state, its running phase ended and the next one begun.
@@ -363,7 +369,37 @@ fn place(
 fn mark(world: &World, id: NodeId, lost: Option<Timestamp>) -> Option<Effect> {
     let node = world.nodes.get(&id)?;
     let row = Node { lost, ..(**node).clone() };
-    Some(Effect { writes: vec![Write::Node { row: Box::new(row), was: node.lost }], told: None })
+    let (kind, message) = match (lost, world.presence(id)) {
+        (Some(_), Presence::Silent { span }) => {
+            ("node.lost", format!("{} was not heard for {span}: it is given up", node.name))
+        }
+        (Some(_), Presence::Here) => ("node.lost", format!("{} is given up", node.name)),
+        (None, _) => ("node.welcomed", format!("{} is back, and was welcomed", node.name)),
+    };
+    let told = Some(told_node(kind, node, message));
+    Some(Effect { writes: vec![Write::Node { row: Box::new(row), was: node.lost }], told })
+}
+
+fn told_node(kind: &'static str, node: &Node, message: String) -> Told {
+    Told { kind, org: None, app: None, subject: node.id.to_string(), message, trace: None }
+}
+
+/// The last one to leave a node that is being drained tells that this is done. Several may be
+/// forgotten from one view of the world: then the first of them speaks for all.
+fn forget(world: &World, id: InstanceId) -> Effect {
+    let node = world.instances.get(&id).and_then(|i| world.nodes.get(&i.node));
+    let drained = node.filter(|node| {
+        let mut left = world.instances.of_node(node.id);
+        let first = world.instances.of_node(node.id).next().is_some_and(|i| i.id == id);
+        matches!(node.duty, Duty::Drain { .. })
+            && first
+            && left.all(crate::instances::may_be_forgotten)
+    });
+    let told = drained.map(|node| {
+        let message = format!("{} is drained: it holds no instance any more", node.name);
+        told_node("node.drained", node, message)
+    });
+    Effect { writes: vec![Write::Forget { instance: id }], told }
 }
 
 #[allow(clippy::too_many_arguments)] // A row is what its columns are; a builder would only rename them.

@@ -36,6 +36,12 @@ pub(crate) fn step(world: &World, instance: &Instance, now: Timestamp, plan: &mu
     }
 }
 
+/// Told to stop, and gone as its node says.
+pub(crate) fn may_be_forgotten(instance: &Instance) -> bool {
+    matches!(instance.intent, Intent::Stop { .. })
+        && matches!(instance.observed, Observed::Absent { .. })
+}
+
 fn drain(world: &World, instance: &Instance, since: Timestamp, now: Timestamp, plan: &mut Plan) {
     let stop = |plan: &mut Plan, why| plan.act(Action::Stop { instance: instance.id, why });
     if !instance.kind.listens() {
