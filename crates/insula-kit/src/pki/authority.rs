@@ -11,7 +11,7 @@ use rcgen::{
 use zeroize::Zeroizing;
 
 use super::{BACKDATED_MS, KeyPair, MEMBER_LIFE_MS, PkiError, PublicKey, Subject};
-use crate::digest::sha256;
+use crate::digest::{hex, sha256};
 use crate::seal::SecretBytes;
 use crate::token::Token;
 
@@ -57,7 +57,7 @@ impl Validity {
 impl Authority {
     pub fn generate(now_ms: i64) -> Result<Self, PkiError> {
         let key = KeyPair::generate();
-        let mut params = params_of_authority();
+        let mut params = params_of_authority(&key);
         let validity = Validity {
             not_before_ms: now_ms - BACKDATED_MS,
             not_after_ms: now_ms + AUTHORITY_LIFE_MS,
@@ -118,16 +118,18 @@ impl Authority {
         // A node answers other nodes and calls them; the role in the name says who may be what.
         params.extended_key_usages =
             vec![ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth];
-        let issuer = Issuer::new(params_of_authority(), &self.key);
+        let issuer = Issuer::new(params_of_authority(&self.key), &self.key);
         let certificate = params.signed_by(key, &issuer).map_err(PkiError::Sign)?;
         Ok(certificate.der().to_vec())
     }
 }
 
-fn params_of_authority() -> CertificateParams {
+/// Its name says which key it has, so that two authorities are told apart before any signature.
+fn params_of_authority(key: &KeyPair) -> CertificateParams {
     let mut params = CertificateParams::default();
+    let of_key = hex(&sha256(key.public_key().as_bytes())[..8]);
     params.distinguished_name = DistinguishedName::new();
-    params.distinguished_name.push(DnType::CommonName, AUTHORITY_NAME);
+    params.distinguished_name.push(DnType::CommonName, format!("{AUTHORITY_NAME} {of_key}"));
     params
 }
 

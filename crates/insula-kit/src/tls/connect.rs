@@ -45,6 +45,7 @@ pub struct Acceptor {
     credentials: Arc<Credentials>,
     under_way: Arc<Semaphore>,
     by_address: Arc<Mutex<HashMap<IpAddr, usize>>>,
+    time_max: Duration,
 }
 
 /// Calls others. Clones share the sessions that they remember.
@@ -52,6 +53,7 @@ pub struct Acceptor {
 pub struct Connector {
     tls: TlsConnector,
     trust: Trust,
+    time_max: Duration,
 }
 
 #[derive(Clone)]
@@ -72,7 +74,15 @@ impl Acceptor {
             credentials: credentials.clone(),
             under_way: Arc::new(Semaphore::new(HANDSHAKES_MAX)),
             by_address: Arc::default(),
+            time_max: HANDSHAKE_TIME_MAX,
         }
+    }
+
+    /// With another patience than `HANDSHAKE_TIME_MAX`.
+    #[must_use]
+    pub fn within(mut self, time_max: Duration) -> Self {
+        self.time_max = time_max;
+        self
     }
 
     /// The handshake, and who called. Refuses at once what comes over the bounds.
@@ -89,8 +99,7 @@ impl Acceptor {
             let _turn = self.under_way.acquire().await.map_err(|_| TlsError::Busy)?;
             self.tls.accept(stream).await.map_err(TlsError::Handshake)
         };
-        let stream =
-            timeout(HANDSHAKE_TIME_MAX, shaken).await.map_err(|_| TlsError::TimedOut)??;
+        let stream = timeout(self.time_max, shaken).await.map_err(|_| TlsError::TimedOut)??;
         let peer = match stream.get_ref().1.peer_certificates() {
             None | Some([]) => None,
             Some([first, ..]) => {
@@ -138,14 +147,24 @@ impl Drop for Place<'_> {
 impl Connector {
     /// As ourselves, to other members.
     pub fn new(credentials: &Arc<Credentials>, alpn: &[u8]) -> Self {
-        let config = client_config(credentials, alpn);
-        Self { tls: TlsConnector::from(config), trust: Trust::Fleet(credentials.clone()) }
+        Self::with(client_config(credentials, alpn), Trust::Fleet(credentials.clone()))
     }
 
     /// As nobody, to whoever that authority signed: for the one call that makes somebody a member.
     pub fn pinned(authority: Fingerprint, clock: Arc<dyn Clock>) -> Self {
         let config = pinned_client_config(authority, clock.clone());
-        Self { tls: TlsConnector::from(config), trust: Trust::Pinned(authority, clock) }
+        Self::with(config, Trust::Pinned(authority, clock))
+    }
+
+    fn with(config: Arc<ClientConfig>, trust: Trust) -> Self {
+        Self { tls: TlsConnector::from(config), trust, time_max: HANDSHAKE_TIME_MAX }
+    }
+
+    /// With another patience than `HANDSHAKE_TIME_MAX`.
+    #[must_use]
+    pub fn within(mut self, time_max: Duration) -> Self {
+        self.time_max = time_max;
+        self
     }
 
     /// The handshake, and who answered, which is whom we meant.
@@ -158,7 +177,7 @@ impl Connector {
         S: AsyncRead + AsyncWrite + Unpin,
     {
         let name = ServerName::try_from(whom.server_name()).expect("a subject is a DNS name");
-        let shaken = timeout(HANDSHAKE_TIME_MAX, self.tls.connect(name, stream)).await;
+        let shaken = timeout(self.time_max, self.tls.connect(name, stream)).await;
         let stream = shaken.map_err(|_| TlsError::TimedOut)?.map_err(TlsError::Handshake)?;
         let peer = self.examine(stream.get_ref().1)?;
         if !whom.accepts(&peer.subject) {
