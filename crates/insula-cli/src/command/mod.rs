@@ -9,6 +9,7 @@ mod domains;
 mod envs;
 mod events;
 mod explain;
+mod gateways;
 mod init;
 mod invitations;
 mod login;
@@ -111,8 +112,10 @@ pub enum Command {
     Domains(domains::Args),
     /// Show which hosts and paths lead to which components
     Routes(routes::Args),
-    /// List and show nodes (the operator)
+    /// List nodes, let them join, cordon, drain and remove them (the operator)
     Nodes(nodes::Args),
+    /// List and remove gateways that joined from elsewhere (the operator)
+    Gateways(gateways::Args),
     /// Show what happened
     Events(events::Args),
     /// Explain why an app, a deployment, an instance or a run is as it is
@@ -212,7 +215,8 @@ async fn perform(global: Global, command: Command, folder: PathBuf) -> Outcome {
         Command::Secrets(args) => Box::pin(secrets::run(args, &start.cx()?)).await,
         Command::Domains(args) => domains::run(args, &start.cx()?).await,
         Command::Routes(args) => routes::run(args, &start.cx()?).await,
-        Command::Nodes(args) => nodes::run(args, &start.cx()?).await,
+        Command::Nodes(args) => Box::pin(nodes::run(args, &start.cx()?)).await,
+        Command::Gateways(args) => gateways::run(args, &start.cx()?).await,
         Command::Events(args) => Box::pin(events::run(args, &start.cx()?)).await,
         Command::Why(args) => why::run(args, &start.cx()?).await,
         Command::Status(args) => status::run(args, &start.cx()?).await,

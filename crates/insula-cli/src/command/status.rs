@@ -9,7 +9,7 @@ use crate::client::Target;
 use crate::context::Cx;
 use crate::failure::Outcome;
 use crate::show::paint::Paint;
-use crate::show::{clean, pairs};
+use crate::show::{Table, clean, pairs, units};
 
 #[derive(Debug, clap::Args)]
 pub struct Args {}
@@ -46,13 +46,65 @@ fn render(shown: &Shown, paint: Paint) -> String {
             ("suffix", clean::line(&status.suffix).into_owned()),
             ("orgs", status.orgs.to_string()),
             ("apps", status.apps.to_string()),
-            ("nodes", format!("{} of {} connected", status.nodes_connected, status.nodes)),
+            ("nodes", nodes(status)),
+            ("gateways", status.gateways.to_string()),
             ("instances", format!("{} of {} ready", status.instances_ready, status.instances)),
             ("deployments", format!("{} under way", status.deployments_open)),
         ]);
     }
     lines.push(("org", clean::line(&shown.org).into_owned()));
-    format!("{}\n{}", pairs(&lines, paint), usage_table(&shown.usage).render(paint, None))
+    let mut text = pairs(&lines, paint);
+    if let Some(status) = &shown.installation {
+        for table in [servers(status), reconcilers(status)].into_iter().flatten() {
+            text.push_str(&format!("\n{}", table.render(paint, None)));
+        }
+    }
+    format!("{text}\n{}", usage_table(&shown.usage).render(paint, None))
+}
+
+/// `3: 2 ready, 1 lost`.
+fn nodes(status: &Status) -> String {
+    let states = status.nodes_by_state.iter().filter(|(_, n)| **n > 0);
+    let states: Vec<String> =
+        states.map(|(state, n)| format!("{n} {}", clean::line(state))).collect();
+    format!("{}: {}", status.nodes, if states.is_empty() { "-".into() } else { states.join(", ") })
+}
+
+/// One server alone needs no table.
+fn servers(status: &Status) -> Option<Table> {
+    if status.servers.len() < 2 {
+        return None;
+    }
+    let now = units::now();
+    let mut table = Table::new(&["SERVER", "ROLE", "FLEET", "SEEN", "VERSION"]);
+    for one in &status.servers {
+        let role = if one.leads { "leads" } else { "follows" };
+        let fleet = one.fleet.clone().unwrap_or_else(|| "-".into());
+        let (id, seen) = (one.id.to_string(), units::age(one.seen, now));
+        table.row([id, role.into(), fleet, seen, one.version.clone()]);
+    }
+    Some(table)
+}
+
+fn reconcilers(status: &Status) -> Option<Table> {
+    if status.reconcilers.is_empty() {
+        return None;
+    }
+    let now = units::now();
+    let mut table = Table::new(&["RECONCILER", "LAST", "TOOK", "PASSES", "REPORT"]);
+    for one in &status.reconcilers {
+        let waits = one.waits.iter().map(|wait| format!("waits: {wait}"));
+        let error = one.error.iter().map(|error| format!("failed: {error}"));
+        let said: Vec<String> = error.chain([one.did.clone()]).chain(waits).collect();
+        table.row([
+            one.name.clone(),
+            one.last.map_or_else(|| "-".into(), |at| units::age(at, now)),
+            units::measured(one.took_micros / 1_000),
+            one.passes.to_string(),
+            said.join("; "),
+        ]);
+    }
+    Some(table)
 }
 
 #[cfg(test)]
@@ -86,6 +138,10 @@ mod tests {
             instances: 3,
             instances_ready: 2,
             deployments_open: 0,
+            nodes_by_state: [("ready".to_owned(), 1)].into(),
+            gateways: 1,
+            servers: vec![],
+            reconcilers: vec![],
         });
         expect![[r#"
             server       https://cloud.example
@@ -94,7 +150,8 @@ mod tests {
             suffix       localhost
             orgs         1
             apps         2
-            nodes        1 of 1 connected
+            nodes        1: 1 ready
+            gateways     1
             instances    2 of 3 ready
             deployments  0 under way
             org          acme

@@ -49,8 +49,8 @@ impl Paint {
             "live" | "ready" | "done" | "running" | "connected" | "finished" => self.green(state),
             "failed" | "stuck" | "backing off" | "gone" | "lost" => self.red(state),
             "queued" | "building" | "starting" | "shifting" | "preparing" | "unready"
-            | "stopping" | "unknown" | "draining" => self.yellow(state),
-            "superseded" | "cancelled" | "absent" | "stopped" => self.dim(state),
+            | "stopping" | "unknown" | "draining" | "suspect" | "degraded" => self.yellow(state),
+            "superseded" | "cancelled" | "absent" | "stopped" | "cordoned" | "drained" => self.dim(state),
             _ => state.to_owned(),
         }
     }

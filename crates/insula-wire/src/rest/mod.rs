@@ -11,6 +11,7 @@ pub mod deployment;
 pub mod domain;
 pub mod event;
 pub mod instance;
+pub mod join;
 pub mod log;
 pub mod member;
 pub mod node;

@@ -1,0 +1,132 @@
+//! `insula nodes drain`: what would move, then moving it.
+
+use std::time::Duration;
+
+use insula_wire::rest::node::{DrainPreview, Moving, Node};
+
+use super::{act, find, target};
+use crate::context::Cx;
+use crate::failure::{Exit, Failure, Outcome};
+use crate::show::{clean, units};
+
+/// Between looks at a drain that is under way.
+const LOOK: Duration = Duration::from_millis(500);
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// By name or id
+    node: String,
+    /// Say what would move, and change nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Do not wait until it is empty
+    #[arg(long)]
+    detach: bool,
+    /// Do not ask
+    #[arg(long, short)]
+    yes: bool,
+}
+
+pub(super) async fn run(args: Args, cx: &Cx) -> Outcome {
+    let found = find(cx, &args.node).await?;
+    let preview: DrainPreview = cx.client().get(&target(&found, &["drain"])).await?;
+    if args.dry_run {
+        return cx.terminal.answer(&preview, |_| told(&preview));
+    }
+    cx.terminal.say(told(&preview).trim_end());
+    cx.terminal.confirm(&format!("this drains {}", found.name), args.yes)?;
+    let after = act(cx, &found, "drain").await?;
+    if args.detach {
+        cx.terminal.say(&format!("{} is draining", after.name));
+        return cx.terminal.answer(&after, |_| String::new());
+    }
+    tokio::select! {
+        drained = until_empty(cx, &after) => {
+            let drained = drained?;
+            cx.terminal.end_progress();
+            cx.terminal.say(&format!("{} is drained: it may be stopped or removed", drained.name));
+            cx.terminal.answer(&drained, |_| String::new())
+        }
+        _ = tokio::signal::ctrl_c() => {
+            cx.terminal.end_progress();
+            cx.terminal.say("it goes on draining; `insula nodes uncordon` takes it back");
+            Ok(Exit::FAILED)
+        }
+    }
+}
+
+async fn until_empty(cx: &Cx, node: &Node) -> Result<Node, Failure> {
+    let mut left = None;
+    loop {
+        let now: Node = cx.client().get(&target(node, &[])).await?;
+        match now.state.as_str() {
+            "drained" => return Ok(now),
+            "draining" | "lost" => {}
+            other => {
+                let text = format!("{} is {other} now: somebody took it back", now.name);
+                return Err(Failure::failed(text));
+            }
+        }
+        if left != Some(now.reserved.instances) {
+            left = Some(now.reserved.instances);
+            let n = units::count(now.reserved.instances as usize, "instance", "instances");
+            cx.terminal.progress(&format!("{n} left on {}", now.name));
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// What will move, what stops first, and what cannot move.
+fn told(preview: &DrainPreview) -> String {
+    let mut text = String::new();
+    let mut list = |title: &str, of: &[Moving]| {
+        if of.is_empty() {
+            return;
+        }
+        text.push_str(&format!("{title}\n"));
+        for one in of {
+            let why = one.why.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
+            let line = format!("  {} ({}){why}", one.what, one.instance);
+            text.push_str(&format!("{}\n", clean::line(&line)));
+        }
+    };
+    list("These are started elsewhere first, then stopped here:", &preview.moves);
+    list("These are single, so they stop here before they start elsewhere:", &preview.singles);
+    list("These stay until there is a place for them:", &preview.stays);
+    if text.is_empty() {
+        text.push_str("Nothing runs there.\n");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use expect_test::expect;
+
+    use super::*;
+
+    fn moving(n: u8, what: &str, why: Option<&str>) -> Moving {
+        let at = insula_model::Timestamp::from_millis(1);
+        let instance = insula_model::InstanceId::from_parts(at, [n; 10]);
+        Moving { instance, what: what.into(), why: why.map(str::to_owned) }
+    }
+
+    #[test]
+    fn what_will_move_and_what_cannot_is_said_beforehand() {
+        let preview = DrainPreview {
+            moves: vec![moving(1, "acme/shop web", None)],
+            singles: vec![moving(2, "acme/shop clock", None)],
+            stays: vec![moving(3, "acme/big web", Some("no node has 8GiB free: b 2GiB"))],
+        };
+        expect![[r#"
+            These are started elsewhere first, then stopped here:
+              acme/shop web (ins_0000000004e0r20r40g2081040)
+            These are single, so they stop here before they start elsewhere:
+              acme/shop clock (ins_0000000009e0s0410820g41041)
+            These stay until there is a place for them:
+              acme/big web (ins_000000000de0r61860r30c1g60): no node has 8GiB free: b 2GiB
+        "#]]
+        .assert_eq(&told(&preview));
+        assert_eq!(told(&DrainPreview::default()), "Nothing runs there.\n");
+    }
+}

@@ -1,0 +1,131 @@
+//! `insula nodes`: the machines, for the operator.
+
+mod drain;
+mod show;
+mod site;
+mod token;
+
+use insula_wire::rest::node::Node;
+use insula_wire::rest::why::Why;
+
+use super::done;
+use crate::client::Target;
+use crate::context::Cx;
+use crate::failure::{Failure, Outcome};
+use crate::show::clean;
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(subcommand)]
+    verb: Option<Verb>,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Verb {
+    /// List nodes (what `insula nodes` alone does)
+    List,
+    /// Show a node, its runtimes and what is reserved on it
+    Show {
+        /// By name or id
+        node: String,
+    },
+    /// Make a token with which one node, or one gateway, joins; it works once
+    Token(token::Args),
+    /// Say in which pool and zone a node is, and what its labels are
+    Site(site::Args),
+    /// Let a node keep what it has and give it nothing new
+    Cordon {
+        /// By name or id
+        node: String,
+    },
+    /// Let a node serve again, after a cordon or a drain
+    Uncordon {
+        /// By name or id
+        node: String,
+    },
+    /// Move everything off a node, new instances first; says beforehand what will move
+    Drain(drain::Args),
+    /// Take a node out of the fleet for ever; what it runs is replaced elsewhere
+    Remove {
+        /// By name or id
+        node: String,
+        /// Do not ask
+        #[arg(long, short)]
+        yes: bool,
+    },
+    /// Explain why a node is as it is
+    Why {
+        /// By name or id
+        node: String,
+    },
+}
+
+pub async fn run(args: Args, cx: &Cx) -> Outcome {
+    cx.require_sign_in()?;
+    match args.verb.unwrap_or(Verb::List) {
+        Verb::List => cx.terminal.list(&all(cx).await?, "no node has joined yet", show::table),
+        Verb::Show { node } => {
+            let found = find(cx, &node).await?;
+            cx.terminal.answer(&found, |paint| show::one(&found, paint))
+        }
+        Verb::Token(args) => token::run(args, cx).await,
+        Verb::Site(args) => site::run(args, cx).await,
+        Verb::Cordon { node } => {
+            let after = act(cx, &find(cx, &node).await?, "cordon").await?;
+            told(cx, &after, "keeps what it has and gets nothing new")
+        }
+        Verb::Uncordon { node } => {
+            let after = act(cx, &find(cx, &node).await?, "uncordon").await?;
+            told(cx, &after, "serves again")
+        }
+        Verb::Drain(args) => drain::run(args, cx).await,
+        Verb::Remove { node, yes } => {
+            let found = find(cx, &node).await?;
+            let n = found.reserved.instances;
+            let what = format!(
+                "this removes {} for ever: its certificate is refused from now on, and its {n} \
+                 instances are replaced on other nodes",
+                found.name
+            );
+            cx.terminal.confirm(&what, yes)?;
+            cx.client().delete(&target(&found, &[])).await?;
+            done(
+                cx,
+                &format!("removed {}; `insula down` on it ends what it still runs", found.name),
+            )
+        }
+        Verb::Why { node } => {
+            let found = find(cx, &node).await?;
+            let why: Why = cx.client().get(&target(&found, &["why"])).await?;
+            cx.terminal.answer(&why, |_| {
+                why.reasons.iter().map(|said| format!("{}\n", clean::line(said))).collect()
+            })
+        }
+    }
+}
+
+fn told(cx: &Cx, node: &Node, what: &str) -> Outcome {
+    cx.terminal.say(&format!("{} {what}", node.name));
+    cx.terminal.answer(node, |_| String::new())
+}
+
+async fn all(cx: &Cx) -> Result<Vec<Node>, Failure> {
+    Ok(cx.client().all(&Target::v1(&["nodes"])).await?)
+}
+
+async fn find(cx: &Cx, named: &str) -> Result<Node, Failure> {
+    let is = |one: &Node| one.id.to_string() == named || one.name.as_str() == named;
+    let found = all(cx).await?.into_iter().find(is);
+    found.ok_or_else(|| {
+        Failure::not_found(format!("there is no node `{named}`")).hint("insula nodes")
+    })
+}
+
+fn target(node: &Node, more: &[&str]) -> Target {
+    let id = node.id.to_string();
+    Target::v1(&[&["nodes", &id], more].concat())
+}
+
+async fn act(cx: &Cx, node: &Node, verb: &str) -> Result<Node, Failure> {
+    Ok(cx.client().act(&target(node, &[verb])).await?)
+}
