@@ -51,12 +51,13 @@ fn read(parsed: &EndEntityCert<'_>, der: &[u8]) -> Result<Peer, PkiError> {
     let subject = name
         .and_then(Subject::from_dns_name)
         .ok_or(PkiError::Certificate { reason: "it does not name one member" })?;
-    let serial = parsed.serial();
-    let count = serial
-        .get(SERIAL_BYTES - 8..SERIAL_BYTES)
-        .and_then(|bytes| bytes.try_into().ok())
-        .ok_or(PkiError::Certificate { reason: "its number is not one of ours" })?;
-    Ok(Peer { subject, serial: u64::from_be_bytes(count), not_after_ms: der::not_after_ms(der)? })
+    let serial: [u8; SERIAL_BYTES] = parsed
+        .serial()
+        .try_into()
+        .map_err(|_| PkiError::Certificate { reason: "its number is not one of ours" })?;
+    // The lower half counts.
+    let serial = u128::from_be_bytes(serial) as u64;
+    Ok(Peer { subject, serial, not_after_ms: der::not_after_ms(der)? })
 }
 
 /// What `webpki` says, as TLS tells it to the other side.
