@@ -50,5 +50,6 @@ pub fn plan(world: &World, now: Timestamp) -> Plan {
     for instance in world.instances.values() {
         instances::step(world, instance, now, &mut plan);
     }
+    plan.room.close();
     plan
 }

@@ -15,7 +15,7 @@ use insula_model::spec::{ComponentSpec, Runtime};
 use insula_model::{AppId, ComponentName, Millis, ReleaseId, Timestamp};
 
 use crate::action::{Action, Plan};
-use crate::placement::Ask;
+use crate::placement::{Ask, Kin};
 use crate::world::World;
 
 /// Beyond an instance's own start-up time: fetching its artifact, a node that has to come back.
@@ -100,7 +100,7 @@ fn queued(world: &World, deployment: &Deployment, now: Timestamp, plan: &mut Pla
                 return plan.wait(deployment.id, reason);
             }
             let runtime = build.steps.first().map_or(Runtime::Host, |s| s.runtime);
-            match plan.room.place(build_ask(runtime)) {
+            match plan.room.place(&Ask::build(runtime, deployment.org), None) {
                 Ok(node) => plan.act(Action::StartBuild { deployment: deployment.id, node }),
                 Err(no) => no_room(world, deployment, None, &no, now, plan),
             }
@@ -114,11 +114,6 @@ fn queued(world: &World, deployment: &Deployment, now: Timestamp, plan: &mut Pla
             None => fail(deployment, lost_release(), plan),
         },
     }
-}
-
-/// What a build reserves on its node. Less than its ceiling: builds are short, and most are small.
-fn build_ask(runtime: Runtime) -> Ask {
-    Ask { cpu: limits::CPU_DEFAULT, memory: limits::MEMORY_DEFAULT, runtime }
 }
 
 fn builds_running(world: &World, deployment: &Deployment) -> u32 {
@@ -226,7 +221,7 @@ fn retry_or_fail(
     let attempt = u32::try_from(begun).unwrap_or(u32::MAX).max(1);
     if cause.code == CauseCode::BuildInterrupted && attempt < limits::BUILD_ATTEMPTS_MAX {
         let deadline = seen_by(world, build.updated.plus(PLACE_TIME_MAX));
-        match plan.room.place(build_ask(runtime)) {
+        match plan.room.place(&Ask::build(runtime, deployment.org), None) {
             Ok(node) => {
                 let attempt = attempt + 1;
                 return plan.act(Action::RetryBuild { deployment: deployment.id, node, attempt });
@@ -262,8 +257,8 @@ fn starting(world: &World, app: &App, deployment: &Deployment, now: Timestamp, p
         }
         for _ in have.len()..want {
             all_ready = false;
-            let ask = Ask { cpu: spec.cpu, memory: spec.memory, runtime: spec.runtime };
-            match plan.room.place(ask) {
+            let ask = Ask::of(spec, app.org);
+            match plan.room.place(&ask, Some(&Kin::new(app.id, name))) {
                 Ok(node) => plan.act(Action::Place {
                     app: app.id,
                     deployment: deployment.id,

@@ -33,7 +33,7 @@ fn place(world: &World, run: &Run, now: Timestamp, plan: &mut Plan) {
         let reason = "the release does not have this component".to_owned();
         return plan.act(Action::EndRun { run: run.id, exit: Exit::NotStarted { reason } });
     };
-    match plan.room.place(Ask { cpu: spec.cpu, memory: spec.memory, runtime: spec.runtime }) {
+    match plan.room.place(&Ask::of(spec, run.org), None) {
         Ok(node) => plan.act(Action::StartRun { run: run.id, node }),
         // A node that is away may take it once it is back; one that is there had its time.
         Err(no) if no.may_pass() => plan.wait(run.id, format!("no node has room: {no}")),

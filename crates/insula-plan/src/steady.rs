@@ -10,7 +10,7 @@ use insula_model::instance::{Instance, Intent};
 use insula_model::{ComponentName, DeploymentId, Timestamp};
 
 use crate::action::{Action, Plan};
-use crate::placement::Ask;
+use crate::placement::{Ask, Kin};
 use crate::rollout::wanted;
 use crate::world::World;
 
@@ -55,8 +55,8 @@ pub(crate) fn step(world: &World, app: &App, _now: Timestamp, plan: &mut Plan) {
             continue;
         }
         for _ in have.len()..want {
-            let ask = Ask { cpu: spec.cpu, memory: spec.memory, runtime: spec.runtime };
-            match plan.room.place(ask) {
+            let ask = Ask::of(spec, app.org);
+            match plan.room.place(&ask, Some(&Kin::new(app.id, name))) {
                 Ok(node) => plan.act(Action::Place {
                     app: app.id,
                     deployment: live.deployment,

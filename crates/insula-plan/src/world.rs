@@ -13,7 +13,7 @@ use insula_model::build::Build;
 use insula_model::deployment::Deployment;
 use insula_model::feed::Change;
 use insula_model::fleet::Gateway;
-use insula_model::instance::{Instance, Run};
+use insula_model::instance::{Instance, Intent, Run};
 use insula_model::node::Node;
 use insula_model::release::Release;
 use insula_model::tenancy::Org;
@@ -48,6 +48,9 @@ pub struct World {
     pub rules: Rules,
     /// Deployments without a verdict, by their app.
     pending: OrdMap<AppId, OrdSet<DeploymentId>>,
+    /// Builds that had no verdict when their row came in.
+    building: OrdSet<BuildId>,
+    runs_of: OrdMap<AppId, OrdSet<RunId>>,
 }
 
 /// What the operator decided for the whole fleet.
@@ -99,12 +102,78 @@ pub struct Edge {
     pub busy: BTreeSet<InstanceId>,
 }
 
-/// All instances, found by id, by app and by node.
+/// What placement looks at, shared with the world that it was taken from.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct Fleet {
+    pub(crate) nodes: OrdMap<NodeId, Arc<Node>>,
+    pub(crate) heard: OrdMap<NodeId, Presence>,
+    pub(crate) measured: OrdMap<NodeId, Measured>,
+    pub(crate) instances: Instances,
+    pub(crate) rules: Rules,
+    builds: OrdMap<BuildId, Arc<Build>>,
+    building: OrdSet<BuildId>,
+}
+
+impl Fleet {
+    /// Those that reserve something.
+    pub(crate) fn builds(&self) -> impl Iterator<Item = &Build> {
+        under_way(&self.building, &self.builds)
+    }
+}
+
+fn under_way<'a>(
+    ids: &'a OrdSet<BuildId>,
+    rows: &'a OrdMap<BuildId, Arc<Build>>,
+) -> impl Iterator<Item = &'a Build> {
+    let found = ids.iter().filter_map(|id| rows.get(id)).map(Arc::as_ref);
+    found.filter(|build| !build.state.is_final())
+}
+
+/// All instances, found by id, by app and by node, with what they add up to.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Instances {
     rows: OrdMap<InstanceId, Arc<Instance>>,
     by_app: OrdMap<AppId, OrdSet<InstanceId>>,
-    by_node: OrdMap<NodeId, OrdSet<InstanceId>>,
+    by_node: OrdMap<NodeId, OnNode>,
+    leaving: OrdSet<InstanceId>,
+    /// How many were started by a deployment, and from a release.
+    of_deployment: OrdMap<DeploymentId, u32>,
+    of_release: OrdMap<ReleaseId, u32>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+struct OnNode {
+    ids: OrdSet<InstanceId>,
+    load: Load,
+}
+
+/// What the instances on a node have reserved together.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Load {
+    /// In thousandths of a core: more than fits in what one instance may ask for.
+    pub cpu_milli: u64,
+    pub memory: Bytes,
+    pub pids: u64,
+    pub disk: Bytes,
+    pub instances: u32,
+}
+
+impl Load {
+    pub(crate) fn add(&mut self, row: &Instance) {
+        self.cpu_milli += u64::from(row.cpu.0);
+        self.memory.0 = self.memory.0.saturating_add(row.memory.0);
+        self.pids += u64::from(row.pids);
+        self.disk.0 = self.disk.0.saturating_add(row.disk.0);
+        self.instances += 1;
+    }
+
+    fn take(&mut self, row: &Instance) {
+        self.cpu_milli = self.cpu_milli.saturating_sub(u64::from(row.cpu.0));
+        self.memory.0 = self.memory.0.saturating_sub(row.memory.0);
+        self.pids = self.pids.saturating_sub(u64::from(row.pids));
+        self.disk.0 = self.disk.0.saturating_sub(row.disk.0);
+        self.instances = self.instances.saturating_sub(1);
+    }
 }
 
 impl Instances {
@@ -133,56 +202,99 @@ impl Instances {
         self.by_app.get(&app).into_iter().flatten().filter_map(|id| self.get(id))
     }
 
+    /// Apps that have any, deleted ones among them.
+    pub fn apps(&self) -> impl Iterator<Item = AppId> {
+        self.by_app.keys().copied()
+    }
+
     /// The oldest first.
     pub fn of_node(&self, node: NodeId) -> impl Iterator<Item = &Instance> {
-        self.by_node.get(&node).into_iter().flatten().filter_map(|id| self.get(id))
+        let ids = self.by_node.get(&node).map(|on| &on.ids);
+        ids.into_iter().flatten().filter_map(|id| self.get(id))
     }
 
     pub fn count_on(&self, node: NodeId) -> usize {
-        self.by_node.get(&node).map_or(0, OrdSet::len)
+        self.by_node.get(&node).map_or(0, |on| on.ids.len())
+    }
+
+    pub fn load(&self, node: NodeId) -> Load {
+        self.by_node.get(&node).map_or_else(Load::default, |on| on.load)
+    }
+
+    /// What every node that holds any has reserved, in the order of their ids.
+    pub(crate) fn loads(&self) -> impl Iterator<Item = (NodeId, Load)> {
+        self.by_node.iter().map(|(id, on)| (*id, on.load))
+    }
+
+    /// Those on their way out: drained or told to stop.
+    pub fn leaving(&self) -> impl Iterator<Item = &Instance> {
+        self.leaving.iter().filter_map(|id| self.get(id))
+    }
+
+    fn any_of_deployment(&self, id: &DeploymentId) -> bool {
+        self.of_deployment.contains_key(id)
+    }
+
+    fn any_of_release(&self, id: &ReleaseId) -> bool {
+        self.of_release.contains_key(id)
     }
 
     pub fn insert(&mut self, row: Instance) {
-        let (id, app, node) = (row.id, row.app, row.node);
-        if let Some(before) = self.rows.insert(id, Arc::new(row)) {
-            // An instance never moves; if a row ever said otherwise, the indexes follow.
-            if (before.app, before.node) == (app, node) {
-                return;
-            }
-            self.unlink(&before);
+        self.unlink(row.id);
+        let (id, on) = (row.id, self.by_node.entry(row.node).or_default());
+        on.ids.insert(id);
+        on.load.add(&row);
+        self.by_app.entry(row.app).or_default().insert(id);
+        *self.of_deployment.entry(row.deployment).or_default() += 1;
+        *self.of_release.entry(row.release).or_default() += 1;
+        if row.intent != Intent::Run {
+            self.leaving.insert(id);
         }
-        self.by_app.entry(app).or_default().insert(id);
-        self.by_node.entry(node).or_default().insert(id);
+        self.rows.insert(id, Arc::new(row));
     }
 
     pub fn remove(&mut self, id: &InstanceId) -> Option<Arc<Instance>> {
-        let gone = self.rows.remove(id)?;
-        self.unlink(&gone);
-        Some(gone)
+        self.unlink(*id);
+        self.rows.remove(id)
     }
 
-    /// Changes a row in place. Its app and node stay what they are.
+    /// Changes a row in place.
     pub fn update(&mut self, id: &InstanceId, change: impl FnOnce(&mut Instance)) {
-        if let Some(row) = self.rows.get_mut(id) {
-            change(Arc::make_mut(row));
+        if let Some(row) = self.get(id) {
+            let mut row = row.clone();
+            change(&mut row);
+            self.insert(row);
         }
     }
 
-    fn unlink(&mut self, gone: &Instance) {
-        fn out<K: Ord + Clone>(
-            index: &mut OrdMap<K, OrdSet<InstanceId>>,
-            key: &K,
-            id: &InstanceId,
-        ) {
-            if let Some(ids) = index.get_mut(key) {
-                ids.remove(id);
-                if ids.is_empty() {
-                    index.remove(key);
-                }
+    /// Takes a row out of every index, if it is there.
+    fn unlink(&mut self, id: InstanceId) {
+        let Some(gone) = self.rows.get(&id) else { return };
+        if let Some(on) = self.by_node.get_mut(&gone.node) {
+            on.ids.remove(&id);
+            on.load.take(gone);
+            if on.ids.is_empty() {
+                self.by_node.remove(&gone.node);
             }
         }
-        out(&mut self.by_app, &gone.app, &gone.id);
-        out(&mut self.by_node, &gone.node, &gone.id);
+        if let Some(ids) = self.by_app.get_mut(&gone.app) {
+            ids.remove(&id);
+            if ids.is_empty() {
+                self.by_app.remove(&gone.app);
+            }
+        }
+        one_less(&mut self.of_deployment, &gone.deployment);
+        one_less(&mut self.of_release, &gone.release);
+        self.leaving.remove(&id);
+    }
+}
+
+fn one_less<K: Ord + Clone>(counts: &mut OrdMap<K, u32>, key: &K) {
+    if let Some(count) = counts.get_mut(key) {
+        *count -= 1;
+        if *count == 0 {
+            counts.remove(key);
+        }
     }
 }
 
@@ -209,6 +321,8 @@ impl World {
             measured: OrdMap::new(),
             rules: Rules::default(),
             pending: OrdMap::new(),
+            building: OrdSet::new(),
+            runs_of: OrdMap::new(),
         }
     }
 
@@ -226,13 +340,13 @@ impl World {
             Change::Domain(row) => drop(self.domains.insert(row.id, *row)),
             Change::DomainGone(id) => drop(self.domains.remove(&id)),
             Change::Deployment(row) => self.take_deployment(*row),
-            Change::Build(row) => drop(self.builds.insert(row.id, Arc::new(*row))),
+            Change::Build(row) => self.take_build(*row),
             Change::Release(row) => drop(self.releases.insert(row.id, Arc::new(*row))),
             Change::ReleaseGone(id) => drop(self.releases.remove(&id)),
             Change::Instance(row) => self.instances.insert(*row),
             Change::InstanceGone(id) => drop(self.instances.remove(&id)),
-            Change::Run(row) => drop(self.runs.insert(row.id, Arc::new(*row))),
-            Change::RunGone(id) => drop(self.runs.remove(&id)),
+            Change::Run(row) => self.take_run(*row),
+            Change::RunGone(id) => self.drop_run(id),
             Change::Node(row) => drop(self.nodes.insert(row.id, Arc::new(*row))),
             Change::NodeGone(id) => {
                 self.nodes.remove(&id);
@@ -254,13 +368,27 @@ impl World {
         self.deployments.insert(row.id, Arc::new(row));
     }
 
-    fn settle(&mut self, app: AppId, deployment: DeploymentId) {
-        if let Some(under_way) = self.pending.get_mut(&app) {
-            under_way.remove(&deployment);
-            if under_way.is_empty() {
-                self.pending.remove(&app);
-            }
+    fn take_build(&mut self, row: Build) {
+        if row.state.is_final() {
+            self.building.remove(&row.id);
+        } else {
+            self.building.insert(row.id);
         }
+        self.builds.insert(row.id, Arc::new(row));
+    }
+
+    fn take_run(&mut self, row: Run) {
+        self.runs_of.entry(row.app).or_default().insert(row.id);
+        self.runs.insert(row.id, Arc::new(row));
+    }
+
+    fn drop_run(&mut self, id: RunId) {
+        let Some(gone) = self.runs.remove(&id) else { return };
+        unlist(&mut self.runs_of, &gone.app, &id);
+    }
+
+    fn settle(&mut self, app: AppId, deployment: DeploymentId) {
+        unlist(&mut self.pending, &app, &deployment);
     }
 
     /// Lets go of what no decision can need any more, so that the view stays small however long
@@ -283,7 +411,9 @@ impl World {
             self.settle(deployment.app, deployment.id);
         }
         retain(&mut self.builds, |b| self.deployments.contains_key(&b.deployment));
-        retain(&mut self.runs, |r| !r.state.is_final());
+        let over: Vec<RunId> =
+            self.runs.values().filter(|r| r.state.is_final()).map(|r| r.id).collect();
+        over.into_iter().for_each(|id| self.drop_run(id));
         let mut releases: BTreeSet<ReleaseId> =
             self.apps.values().filter_map(|a| a.live.as_ref()).map(|l| l.release).collect();
         releases.extend(self.instances.values().map(|i| i.release));
@@ -308,6 +438,34 @@ impl World {
         ids.filter_map(|id| self.deployments.get(id)).map(Arc::as_ref)
     }
 
+    /// Apps that have such a deployment.
+    pub fn pending_apps(&self) -> impl Iterator<Item = AppId> {
+        self.pending.keys().copied()
+    }
+
+    /// Builds without a verdict, the oldest first.
+    pub fn builds_under_way(&self) -> impl Iterator<Item = &Build> {
+        under_way(&self.building, &self.builds)
+    }
+
+    pub(crate) fn fleet(&self) -> Fleet {
+        Fleet {
+            nodes: self.nodes.clone(),
+            heard: self.heard.clone(),
+            measured: self.measured.clone(),
+            instances: self.instances.clone(),
+            rules: self.rules,
+            builds: self.builds.clone(),
+            building: self.building.clone(),
+        }
+    }
+
+    /// The oldest first.
+    pub fn runs_of(&self, app: AppId) -> impl Iterator<Item = &Run> {
+        let ids = self.runs_of.get(&app).into_iter().flatten();
+        ids.filter_map(|id| self.runs.get(id)).map(Arc::as_ref)
+    }
+
     pub fn presence(&self, node: NodeId) -> Presence {
         self.heard.get(&node).copied().unwrap_or(Presence::Silent { span: Millis(0) })
     }
@@ -315,6 +473,15 @@ impl World {
     /// Whether what a node said last is what it holds now.
     pub fn is_here(&self, node: NodeId) -> bool {
         self.presence(node) == Presence::Here
+    }
+}
+
+fn unlist<K: Ord + Clone, V: Ord + Clone>(lists: &mut OrdMap<K, OrdSet<V>>, key: &K, item: &V) {
+    if let Some(list) = lists.get_mut(key) {
+        list.remove(item);
+        if list.is_empty() {
+            lists.remove(key);
+        }
     }
 }
 

@@ -45,15 +45,15 @@ fn a_server_that_was_away_gives_nodes_time_to_come_back_before_it_says_no_room()
     check(
         &s.settle(),
         expect![[r#"
-        wait d1: no node has room for the build: a is not connected
-    "#]],
+            wait d1: no node has room for the build: no node answers: a
+        "#]],
     );
     s.later(Millis::secs(15));
     check(
         &s.settle(),
         expect![[r#"
-        d1 failed: no_capacity: no node has room for the build: a is not connected
-    "#]],
+            d1 failed: no_capacity: no node has room for the build: no node answers: a
+        "#]],
     );
 }
 
@@ -121,10 +121,10 @@ fn room_that_is_being_given_back_is_waited_for() {
     check(
         &s.settle(),
         expect![[r#"
-        cut a release for d3
-        wait d3: no node has room for `web`: a has 88MiB of memory free
-        wait i1 (web): draining: requests are under way
-    "#]],
+            cut a release for d3
+            wait d3: no node has room for `web`: no node has 256MiB free: a 88MiB
+            wait i1 (web): draining: requests are under way
+        "#]],
     );
     s.world.edge.busy.clear();
     s.settle();

@@ -1,5 +1,6 @@
 //! Stories about decisions: what happens, then what was decided, then that nothing is left to do.
 
 mod adversity;
+mod placement;
 mod scene;
 mod stories;

@@ -316,7 +316,7 @@ fn no_room_says_what_every_node_lacks() {
         &s.settle(),
         expect![[r#"
             cut a release for d1
-            d1 failed: no_capacity: no node has room for `web`: a has 8GiB of memory free, b has 100MiB of memory free
+            d1 failed: no_capacity: no node has room for `web`: no node has 9GiB free: a 8GiB, b 100MiB
         "#]],
     );
 }
@@ -330,14 +330,14 @@ fn a_node_that_is_away_is_waited_for_a_little() {
         &s.settle(),
         expect![[r#"
             cut a release for d1
-            wait d1: no node has room for `web`: a is not connected
+            wait d1: no node has room for `web`: no node answers: a
         "#]],
     );
     s.later(Millis::secs(15));
     check(
         &s.settle(),
         expect![[r#"
-            d1 failed: no_capacity: no node has room for `web`: a is not connected
+            d1 failed: no_capacity: no node has room for `web`: no node answers: a
         "#]],
     );
 }
@@ -485,7 +485,7 @@ fn a_run_that_no_node_can_take_ends_with_the_reason() {
     check(
         &waiting,
         expect![[r#"
-            wait the run: no node has room: a has 8GiB of memory free
+            wait the run: no node has room: no node has 9GiB free: a 8GiB
         "#]],
     );
     s.later(Millis::secs(599));
@@ -494,7 +494,7 @@ fn a_run_that_no_node_can_take_ends_with_the_reason() {
     check(
         &s.settle(),
         expect![[r#"
-            the run ended: not started: no node had room within 10m: a has 8GiB of memory free
+            the run ended: not started: no node had room within 10m: no node has 9GiB free: a 8GiB
         "#]],
     );
 }
@@ -511,7 +511,7 @@ fn a_run_waits_for_a_node_that_is_away() {
     check(
         &s.settle(),
         expect![[r#"
-            wait the run: no node has room: a is not connected
+            wait the run: no node has room: no node answers: a
         "#]],
     );
     s.world.heard.insert(node, Presence::Here);
