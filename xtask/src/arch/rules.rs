@@ -29,6 +29,7 @@ pub const RULES: &[Rule] = &[
     rule("insula-build", &["insula-model"]),
     rule("insula-vault", &["insula-store", "insula-kit", "insula-model"]),
     rule("insula-link", &["insula-wire", "insula-kit", "insula-model"]),
+    rule("insula-relay", &["insula-wire", "insula-kit", "insula-model"]),
     rule(
         "insula-api",
         &[
@@ -59,6 +60,7 @@ pub const RULES: &[Rule] = &[
     rule(
         "insula-agent",
         &[
+            "insula-relay",
             "insula-sandbox",
             "insula-build",
             "insula-blobs",
@@ -67,7 +69,10 @@ pub const RULES: &[Rule] = &[
             "insula-model",
         ],
     ),
-    rule("insula-gateway", &["insula-blobs", "insula-wire", "insula-kit", "insula-model"]),
+    rule(
+        "insula-gateway",
+        &["insula-relay", "insula-blobs", "insula-wire", "insula-kit", "insula-model"],
+    ),
     rule("insula-discovery", &["insula-wire", "insula-kit", "insula-model"]),
     rule(
         "insula-cli",
@@ -85,6 +90,7 @@ pub const RULES: &[Rule] = &[
             "insula-blobs",
             "insula-sandbox",
             "insula-build",
+            "insula-relay",
             "insula-link",
             "insula-api",
             "insula-control",
