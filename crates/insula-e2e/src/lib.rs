@@ -7,6 +7,7 @@
 pub mod app;
 pub mod archive;
 pub mod explorer;
+pub mod fleet;
 pub mod folder;
 pub mod host;
 pub mod http;

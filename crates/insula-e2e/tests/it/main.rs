@@ -4,6 +4,8 @@ mod bad_input;
 mod corners;
 mod everyday;
 mod faults;
+mod fleet;
+mod ground;
 mod figures;
 mod lifecycle;
 mod tenants;

@@ -1,0 +1,125 @@
+//! A PostgreSQL in a place of its own, from the distribution's package.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use rustix::process::Signal;
+
+use super::ground::Place;
+use crate::machine::wait_for;
+use crate::process;
+
+const PORT: u16 = 5432;
+const START_TIME_MAX: Duration = Duration::from_secs(60);
+/// The user that the package makes; PostgreSQL refuses to be root.
+const USER: &str = "postgres";
+
+#[derive(Debug)]
+pub struct Database {
+    pub place: Place,
+    folder: PathBuf,
+    bin: PathBuf,
+    child: Option<std::process::Child>,
+}
+
+/// The folder of PostgreSQL's programs, the newest version first.
+pub fn programs() -> Option<PathBuf> {
+    let versions = std::fs::read_dir("/usr/lib/postgresql").ok()?;
+    let mut found: Vec<PathBuf> = versions
+        .flatten()
+        .map(|version| version.path().join("bin"))
+        .filter(|bin| bin.join("postgres").exists())
+        .collect();
+    found.sort();
+    found.pop()
+}
+
+impl Database {
+    pub fn start(place: Place, under: &Path) -> Result<Self> {
+        let bin = programs().context("the package postgresql is missing")?;
+        let folder = under.join("postgres");
+        std::fs::create_dir(&folder)?;
+        // The user of the database has to get through to its folder.
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o711);
+        std::fs::set_permissions(under, mode)?;
+        run(Command::new("chown").arg(format!("{USER}:")).arg(&folder))?;
+        let mut database = Self { place, folder, bin, child: None };
+        let data = database.data();
+        run(database
+            .as_user(&Command::new(database.bin.join("initdb")))
+            .arg("-D")
+            .arg(&data)
+            .args(["-A", "trust", "-U", "insula", "--no-sync", "-E", "UTF8", "--locale=C"]))?;
+        let mut config = std::fs::File::options().append(true).open(data.join("pg_hba.conf"))?;
+        writeln!(config, "host all all 10.97.0.0/24 trust")?;
+        database.resume()?;
+        Ok(database)
+    }
+
+    fn data(&self) -> PathBuf {
+        self.folder.join("data")
+    }
+
+    /// The command, as the database's user and in its place.
+    fn as_user(&self, command: &Command) -> Command {
+        let mut whole = self.place.command("setpriv");
+        whole.args(["--reuid", USER, "--regid", USER, "--init-groups", "--"]);
+        whole.arg(command.get_program()).args(command.get_args()).current_dir(&self.folder);
+        whole.stdin(Stdio::null());
+        whole
+    }
+
+    pub fn url(&self) -> String {
+        format!("postgres://insula@{}:{PORT}/postgres?sslmode=disable", self.place.address)
+    }
+
+    /// Starts it (again).
+    pub fn resume(&mut self) -> Result<()> {
+        let mut command = Command::new(self.bin.join("postgres"));
+        command.arg("-D").arg(self.data()).arg("-k").arg(&self.folder);
+        command.args(["-h", &self.place.address.to_string(), "-p", &PORT.to_string()]);
+        let log = std::fs::File::options()
+            .create(true)
+            .append(true)
+            .open(self.folder.with_extension("log"))?;
+        let mut command = self.as_user(&command);
+        let child = command.stdout(log.try_clone()?).stderr(log).spawn()?;
+        self.child = Some(child);
+        wait_for("PostgreSQL answers", START_TIME_MAX, || {
+            let at = self.place.at(PORT);
+            self.place.inside(|| Ok(std::net::TcpStream::connect(at).is_ok()))
+        })
+    }
+
+    pub fn pid(&self) -> Option<u32> {
+        self.child.as_ref().map(std::process::Child::id)
+    }
+
+    /// Ends it at once; what was acknowledged is on its disk.
+    pub fn kill(&mut self) -> Result<()> {
+        let Some(mut child) = self.child.take() else { return Ok(()) };
+        // Immediate shutdown: its children go with it, and no memory of theirs stays shared.
+        process::signal(child.id(), Signal::QUIT)?;
+        child.wait()?;
+        Ok(())
+    }
+}
+
+impl Drop for Database {
+    fn drop(&mut self) {
+        if let Err(error) = self.kill() {
+            eprintln!("{error:#}");
+        }
+    }
+}
+
+fn run(command: &mut Command) -> Result<()> {
+    let output = command.output().with_context(|| format!("run {command:?}"))?;
+    if !output.status.success() {
+        bail!("{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+    Ok(())
+}

@@ -1,0 +1,261 @@
+//! A fleet of the real binary in network namespaces: servers, nodes, gateways, a database.
+//!
+//! Every process stands in a place of its own (see `ground`) and is hurt there: killed, frozen, cut
+//! off. The command line runs in the place of a server, because the API is on loopback.
+
+pub mod database;
+pub mod ground;
+pub mod process;
+
+use std::path::{Path, PathBuf};
+use std::process::{Output, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::http::{self, Answer};
+use crate::machine::{host_of, program, wait_for};
+use database::Database;
+use ground::Ground;
+use process::Role;
+
+/// Where each role listens in its place.
+const FLEET_PORT: u16 = 7443;
+const RELAY_PORT: u16 = 7444;
+const API: &str = "127.0.0.1:7070";
+const EDGE_PORT: u16 = 8080;
+
+/// How long a fleet may take to stand, on a machine that is busy with other tests.
+const STAND_TIME_MAX: Duration = Duration::from_secs(60);
+
+/// What a fleet is made of.
+#[derive(Debug, Clone, Copy)]
+pub struct Shape {
+    /// More than one of them share a PostgreSQL.
+    pub servers: usize,
+    pub nodes: usize,
+    pub gateways: usize,
+}
+
+#[derive(Debug)]
+pub struct Fleet {
+    // In the order in which they end: agents last, so that `down` finds nobody.
+    pub gateways: Vec<Role>,
+    pub servers: Vec<Role>,
+    pub nodes: Vec<Role>,
+    pub database: Option<Database>,
+    pub ground: Ground,
+    program: PathBuf,
+    folder: TempDir,
+}
+
+impl Fleet {
+    /// A fleet that stands: every node ready, every gateway connected.
+    pub fn start(shape: Shape) -> Result<Self> {
+        let mut fleet = Self::prepare()?;
+        if shape.servers > 1 {
+            let place = fleet.ground.place("db")?;
+            fleet.database = Some(Database::start(place, fleet.folder.path())?);
+        }
+        for _ in 0..shape.servers {
+            fleet.add_server()?;
+        }
+        for _ in 0..shape.nodes {
+            fleet.add_node(&[])?;
+        }
+        for _ in 0..shape.gateways {
+            fleet.add_gateway()?;
+        }
+        fleet.wait_until_ready(shape.nodes)?;
+        Ok(fleet)
+    }
+
+    /// The ground alone.
+    pub fn prepare() -> Result<Self> {
+        let folder = tempfile::Builder::new().prefix("insula-fleet").tempdir()?;
+        Ok(Self {
+            gateways: Vec::new(),
+            servers: Vec::new(),
+            nodes: Vec::new(),
+            database: None,
+            ground: Ground::lay()?,
+            program: program()?,
+            folder,
+        })
+    }
+
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// The next server; its data folder is prepared with the master key of the first.
+    pub fn add_server(&mut self) -> Result<usize> {
+        let number = self.servers.len();
+        let place = self.ground.place(&format!("s{number}"))?;
+        let fleet = place.at(FLEET_PORT).to_string();
+        let edge = format!("127.0.0.1:{EDGE_PORT}");
+        let blobs = self.folder.path().join("blobs").display().to_string();
+        let mut args =
+            vec!["server", "--api", API, "--edge", &edge, "--fleet", &fleet, "--blobs", &blobs];
+        let url = self.database.as_ref().map(Database::url);
+        if let Some(url) = &url {
+            args.extend(["--database", url]);
+        }
+        let mut role = Role::new(place, self.folder.path(), &self.program, &args);
+        if let Some(first) = self.servers.first() {
+            std::fs::create_dir_all(&role.data)?;
+            for file in ["master.key", "operator.json"] {
+                let (from, to) = (first.data.join(file), role.data.join(file));
+                std::fs::copy(&from, &to).with_context(|| format!("copy {}", from.display()))?;
+            }
+        }
+        role.start()?;
+        self.servers.push(role);
+        wait_for(&format!("server {number} answers"), STAND_TIME_MAX, || {
+            ensure!(self.servers[number].is_running()?, "{}", self.servers[number].log());
+            Ok(self.cli_at(number, &["status", "--json"])?.status.success())
+        })?;
+        Ok(number)
+    }
+
+    fn fleet_addresses(&self) -> String {
+        let addresses: Vec<String> =
+            self.servers.iter().map(|role| role.place.at(FLEET_PORT).to_string()).collect();
+        addresses.join(",")
+    }
+
+    /// A token to join with.
+    pub fn token(&self, more: &[&str]) -> Result<String> {
+        let made = self.json(&[&["nodes", "token"], more].concat())?;
+        Ok(made["secret"].as_str().context("secret")?.to_owned())
+    }
+
+    /// A node that joins with a token that `more` describes (`--zone`, `--label`, …).
+    pub fn add_node(&mut self, more: &[&str]) -> Result<usize> {
+        let number = self.nodes.len();
+        let token = self.token(more)?;
+        let mut role = self.node_role(number, &token)?;
+        role.start()?;
+        role.forget_argument("--token");
+        self.nodes.push(role);
+        Ok(number)
+    }
+
+    /// An agent as it would be started, and is not yet.
+    pub fn node_role(&mut self, number: usize, token: &str) -> Result<Role> {
+        let name = format!("n{number}");
+        let place = self.ground.place(&name)?;
+        let relay = place.at(RELAY_PORT).to_string();
+        let servers = self.fleet_addresses();
+        let args =
+            ["agent", "--server", &servers, "--token", token, "--name", &name, "--relay", &relay];
+        Ok(Role::new(place, self.folder.path(), &self.program, &args))
+    }
+
+    pub fn add_gateway(&mut self) -> Result<usize> {
+        let number = self.gateways.len();
+        let token = self.token(&["--for", "gateway"])?;
+        let place = self.ground.place(&format!("g{number}"))?;
+        let listen = format!("127.0.0.1:{EDGE_PORT}");
+        let servers = self.fleet_addresses();
+        let args = ["gateway", "--server", &servers, "--token", &token, "--listen", &listen];
+        let mut role = Role::new(place, self.folder.path(), &self.program, &args);
+        role.start()?;
+        role.forget_argument("--token");
+        self.gateways.push(role);
+        Ok(number)
+    }
+
+    /// Waits until so many nodes are ready and every gateway is there.
+    pub fn wait_until_ready(&self, nodes: usize) -> Result<()> {
+        let waited = wait_for("the fleet stands", STAND_TIME_MAX, || {
+            let status = self.json(&["status"])?;
+            let there = &status["installation"];
+            let ready = there["nodes_by_state"]["ready"].as_u64().unwrap_or(0);
+            let gateways = there["gateways"].as_u64().unwrap_or(0);
+            Ok(ready >= nodes as u64 && gateways >= self.gateways.len() as u64)
+        });
+        waited.with_context(|| self.logs())
+    }
+
+    /// The command line at a server's place.
+    pub fn cli_at(&self, server: usize, args: &[&str]) -> Result<Output> {
+        let role = self.servers.get(server).context("there is no such server")?;
+        Ok(role
+            .command()
+            .args(args)
+            .env("HOME", self.folder.path())
+            .stdin(Stdio::null())
+            .output()?)
+    }
+
+    /// A command that has to succeed, at the first server that runs.
+    pub fn ok(&self, args: &[&str]) -> Result<String> {
+        let running = self.servers.iter().position(|role| role.pid().is_some());
+        self.ok_at(running.unwrap_or(0), args)
+    }
+
+    pub fn ok_at(&self, server: usize, args: &[&str]) -> Result<String> {
+        let output = self.cli_at(server, args)?;
+        let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
+        if !output.status.success() {
+            let stderr = String::from_utf8_lossy(&output.stderr);
+            bail!(
+                "insula {args:?} ended with {}\nstdout: {stdout}\nstderr: {stderr}",
+                output.status
+            );
+        }
+        Ok(stdout)
+    }
+
+    pub fn json(&self, args: &[&str]) -> Result<Value> {
+        let text = self.ok(&[args, &["--json"]].concat())?;
+        serde_json::from_str(&text).with_context(|| format!("{args:?} printed {text:?}"))
+    }
+
+    pub fn deploy(&self, folder: &Path, app: &str) -> Result<Value> {
+        let path = folder.to_str().context("path")?;
+        self.json(&["deploy", path, "--app", app])
+    }
+
+    /// Asks a gateway for a page of an app, in the gateway's place.
+    pub fn visit(&self, gateway: usize, url: &str, path: &str) -> Result<Answer> {
+        let role = self.gateways.get(gateway).context("there is no such gateway")?;
+        let (host, edge) = (host_of(url)?, format!("127.0.0.1:{EDGE_PORT}").parse()?);
+        role.place.inside(|| http::get(edge, &host, path))
+    }
+
+    pub fn node_states(&self) -> Result<Vec<(String, String)>> {
+        let nodes = self.json(&["nodes", "list"])?;
+        let nodes = nodes.as_array().context("a list of nodes")?.iter();
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        Ok(nodes.map(|node| (text(&node["name"]), text(&node["state"]))).collect())
+    }
+
+    /// Everything that every process has said.
+    pub fn logs(&self) -> String {
+        let roles = self.servers.iter().chain(&self.nodes).chain(&self.gateways);
+        roles.map(|role| format!("--- {} ---\n{}\n", role.name(), role.log())).collect()
+    }
+}
+
+impl Drop for Fleet {
+    fn drop(&mut self) {
+        for role in self.gateways.iter_mut().chain(&mut self.servers).chain(&mut self.nodes) {
+            if let Err(error) = role.stop() {
+                eprintln!("{error:#}");
+            }
+        }
+        for role in &self.nodes {
+            // The apps outlive their agent.
+            let down = role.command().arg("down").arg("--data").arg(&role.data).output();
+            if let Ok(down) = down
+                && !down.status.success()
+            {
+                eprintln!("insula down: {}", String::from_utf8_lossy(&down.stderr));
+            }
+        }
+    }
+}

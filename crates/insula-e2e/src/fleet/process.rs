@@ -1,0 +1,166 @@
+//! A process of the fleet: started in its place, hurt, and started again.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use rustix::process::Signal;
+
+use super::ground::Place;
+use crate::machine::LOOK;
+use crate::process;
+
+const END_TIME_MAX: Duration = Duration::from_secs(30);
+
+#[derive(Debug)]
+pub struct Role {
+    pub place: Place,
+    /// Its data folder.
+    pub data: PathBuf,
+    program: PathBuf,
+    args: Vec<String>,
+    environment: Vec<(String, String)>,
+    log: PathBuf,
+    child: Option<Child>,
+}
+
+impl Role {
+    pub fn new(place: Place, folder: &Path, program: &Path, args: &[&str]) -> Self {
+        let data = folder.join(&place.name);
+        let log = folder.join(format!("{}.log", place.name));
+        Self {
+            place,
+            data,
+            program: program.to_owned(),
+            args: args.iter().map(|arg| (*arg).to_owned()).collect(),
+            environment: vec![("INSULA_LOG".into(), "info".into())],
+            log,
+            child: None,
+        }
+    }
+
+    pub fn name(&self) -> &str {
+        &self.place.name
+    }
+
+    /// Another binary from the next start on: an upgrade.
+    pub fn upgrade(&mut self, program: &Path) {
+        self.program = program.to_owned();
+    }
+
+    /// Takes arguments away that are needed once only, a token say.
+    pub fn forget_argument(&mut self, flag: &str) {
+        if let Some(at) = self.args.iter().position(|arg| arg == flag) {
+            self.args.drain(at..at + 2);
+        }
+    }
+
+    pub fn start(&mut self) -> Result<()> {
+        self.reap()?;
+        let log = File::options().create(true).append(true).open(&self.log)?;
+        let child = self
+            .place
+            .command(&self.program)
+            .args(&self.args)
+            .arg("--data")
+            .arg(&self.data)
+            .args(["--log-format", "json"])
+            .envs(self.environment.iter().cloned())
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()
+            .with_context(|| format!("start {}", self.place.name))?;
+        self.child = Some(child);
+        Ok(())
+    }
+
+    /// A command of the same program in the same place.
+    pub fn command(&self) -> Command {
+        let mut command = self.place.command(&self.program);
+        command.env("INSULA_DATA", &self.data).env("NO_COLOR", "1");
+        command
+    }
+
+    /// `nsenter` becomes the program: its pid is the program's.
+    pub fn pid(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::id)
+    }
+
+    pub fn is_running(&mut self) -> Result<bool> {
+        let Some(child) = &mut self.child else { return Ok(false) };
+        Ok(child.try_wait()?.is_none())
+    }
+
+    /// The code that it ended with, if it has by then.
+    pub fn ended_within(&mut self, within: Duration) -> Result<Option<i32>> {
+        let deadline = Instant::now() + within;
+        let Some(child) = &mut self.child else { return Ok(None) };
+        loop {
+            if let Some(status) = child.try_wait()? {
+                return Ok(status.code());
+            }
+            if Instant::now() > deadline {
+                return Ok(None);
+            }
+            std::thread::sleep(LOOK);
+        }
+    }
+
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        let pid = self.pid().with_context(|| format!("{} does not run", self.place.name))?;
+        process::signal(pid, signal)
+    }
+
+    /// `kill -9`, and the end of it.
+    pub fn kill(&mut self) -> Result<()> {
+        if let Some(mut child) = self.child.take() {
+            child.kill()?;
+            child.wait()?;
+        }
+        Ok(())
+    }
+
+    /// Asks it to end, and waits.
+    pub fn stop(&mut self) -> Result<()> {
+        if self.child.is_none() {
+            return Ok(());
+        }
+        // One that was frozen could not hear it.
+        self.signal(Signal::CONT)?;
+        self.signal(Signal::TERM)?;
+        if self.ended_within(END_TIME_MAX)?.is_none() {
+            self.kill()?;
+            bail!("{} did not end; it said:\n{}", self.place.name, self.log());
+        }
+        self.child = None;
+        Ok(())
+    }
+
+    fn reap(&mut self) -> Result<()> {
+        if let Some(mut child) = self.child.take()
+            && child.try_wait()?.is_none()
+        {
+            bail!("{} runs already", self.place.name);
+        }
+        Ok(())
+    }
+
+    /// What it wrote to stderr, over all its lives.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+}
+
+impl Drop for Role {
+    fn drop(&mut self) {
+        if let Err(error) = self.stop() {
+            eprintln!("{error:#}");
+        }
+        if std::thread::panicking() {
+            eprintln!("--- log of {} ---\n{}", self.place.name, self.log());
+        }
+    }
+}
