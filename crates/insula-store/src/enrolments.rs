@@ -149,7 +149,7 @@ pub fn revoke(tx: &mut Tx, member: Member, now: Timestamp) -> Result<(), StoreEr
 }
 
 /// When it was removed, if it was.
-pub(crate) fn revoked(tx: &Tx, member: Member) -> Result<Option<Timestamp>, StoreError> {
+pub fn revoked(tx: &Tx, member: Member) -> Result<Option<Timestamp>, StoreError> {
     Ok(get(tx, member)?.and_then(|known| known.revoked))
 }
 

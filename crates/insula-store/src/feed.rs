@@ -5,6 +5,9 @@
 //! feed holds no history, only who changed last. What a row refers to is told with it, so that a
 //! reader who had forgotten an old release hears of it when it becomes live again.
 //!
+//! Instances that were made together, with ids that follow one another, share one entry: a row of
+//! ids. Who reads it is told of each that is still there; each that changes later has its own.
+//!
 //! `AppGone` also means that the app's deployments and builds are gone.
 
 use insula_model::feed::Change;
@@ -26,6 +29,9 @@ use crate::{
 pub const KEPT_DEFAULT: u64 = 100_000;
 /// Trimming in so many steps of what is kept costs less than trimming each time.
 const TRIM_STEPS: u64 = 64;
+
+/// Instances in one entry. A reader may be told as many more changes than it asked for.
+const RUN_MAX: u128 = 1_024;
 
 /// The reader is too far behind (or, after a restore, ahead): it takes a `snapshot`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -57,6 +63,8 @@ pub(crate) enum Touch {
     Build(BuildId),
     Run(RunId),
     Instance(InstanceId),
+    /// From the first to the last.
+    Instances(InstanceId, InstanceId),
     Node(NodeId),
     Gateway(GatewayId),
     SecretsOf(OrgId),
@@ -78,6 +86,9 @@ touch_from! {
     Instance: InstanceId, Node: NodeId, Gateway: GatewayId
 }
 
+/// Of the first and the last id in an entry of several.
+const BETWEEN: char = '/';
+
 impl Touch {
     fn parts(self) -> (&'static str, String) {
         match self {
@@ -91,6 +102,7 @@ impl Touch {
             Self::Build(id) => ("build", id.to_string()),
             Self::Run(id) => ("run", id.to_string()),
             Self::Instance(id) => ("instance", id.to_string()),
+            Self::Instances(first, last) => ("instances", format!("{first}{BETWEEN}{last}")),
             Self::Node(id) => ("node", id.to_string()),
             Self::Gateway(id) => ("gateway", id.to_string()),
             Self::SecretsOf(id) => ("secrets", id.to_string()),
@@ -109,6 +121,13 @@ impl Touch {
             "build" => Self::Build(row.parse()?),
             "run" => Self::Run(row.parse()?),
             "instance" => Self::Instance(row.parse()?),
+            "instances" => {
+                let run = row.text()?;
+                let ends = run.split_once(BETWEEN);
+                let ends = ends.and_then(|(a, z)| Some((a.parse().ok()?, z.parse().ok()?)));
+                let (first, last) = ends.ok_or_else(|| row.refuse("not two instances"))?;
+                Self::Instances(first, last)
+            }
             "node" => Self::Node(row.parse()?),
             "gateway" => Self::Gateway(row.parse()?),
             "secrets" => Self::SecretsOf(row.parse()?),
@@ -117,8 +136,8 @@ impl Touch {
         }))
     }
 
-    /// The row as it is now. Nothing for a kind whose end is told by its app's.
-    fn change(self, tx: &Tx) -> Result<Option<Change>, StoreError> {
+    /// The rows as they are now. Nothing for a kind whose end is told by its app's.
+    fn changes(self, tx: &Tx) -> Result<Vec<Change>, StoreError> {
         fn told<T>(
             row: Option<T>,
             there: impl FnOnce(Box<T>) -> Change,
@@ -126,7 +145,7 @@ impl Touch {
         ) -> Option<Change> {
             row.map(|row| there(Box::new(row))).or(gone)
         }
-        Ok(match self {
+        let one = match self {
             Self::Org(id) => told(orgs::get(tx, id)?, Change::Org, Some(Change::OrgGone(id))),
             Self::Project(id) => {
                 told(projects::get_any_org(tx, id)?, Change::Project, Some(Change::ProjectGone(id)))
@@ -157,12 +176,17 @@ impl Touch {
                 Change::Instance,
                 Some(Change::InstanceGone(id)),
             ),
+            Self::Instances(first, last) => {
+                let rows = instances::range_any_org(tx, first, last)?.into_iter();
+                return Ok(rows.map(|row| Change::Instance(Box::new(row))).collect());
+            }
             Self::Node(id) => told(nodes::get(tx, id)?, Change::Node, Some(Change::NodeGone(id))),
             Self::Gateway(id) => {
                 told(gateways::get(tx, id)?, Change::Gateway, Some(Change::GatewayGone(id)))
             }
             Self::SecretsOf(id) => Some(Change::SecretsOf(id)),
-        })
+        };
+        Ok(one.into_iter().collect())
     }
 }
 
@@ -197,12 +221,14 @@ pub fn snapshot(tx: &Tx) -> Result<(Generation, Vec<Change>), StoreError> {
     extend(&mut out, deployments::in_use_any_org(tx)?, Change::Deployment);
     extend(&mut out, builds::in_use_any_org(tx)?, Change::Build);
     extend(&mut out, runs::under_way_any_org(tx)?, Change::Run);
-    extend(&mut out, instances::all_any_org(tx)?, Change::Instance);
+    instances::each_any_org(tx, |row| out.push(Change::Instance(Box::new(row))))?;
     Ok((head(tx)?, out))
 }
 
-/// What changed after `after`: each row once, as it is now, at most `limit` of them, and the
+/// What changed after `after`: the rows as they are now, about `limit` of them at most, and the
 /// position to ask from next. It is the head's once nothing is left out.
+///
+/// Each row is told once, but for an instance that has changed since it was made with others.
 pub fn since(
     tx: &Tx,
     after: Generation,
@@ -217,17 +243,31 @@ pub fn since(
         params![after, limit],
         |row| Ok((Generation(row.amount()?), Touch::read(row)?)),
     )?;
-    let reached = match touched.last() {
-        Some((seq, _)) if touched.len() >= limit => *seq,
-        _ => head,
-    };
+    let complete = touched.len() < limit;
+    let mut reached = after;
     let mut changes = Vec::with_capacity(touched.len());
-    for (_, touch) in touched {
-        if let Some(change) = touch.map(|touch| touch.change(tx)).transpose()?.flatten() {
-            changes.push(change);
+    for (seq, touch) in touched {
+        if changes.len() >= limit {
+            return Ok((reached, changes));
         }
+        if let Some(touch) = touch {
+            changes.extend(touch.changes(tx)?);
+        }
+        reached = seq;
     }
-    Ok((reached, changes))
+    Ok((if complete { head } else { reached }, changes))
+}
+
+/// Notes that instances appeared whose ids follow one another.
+pub(crate) fn touch_run(tx: &mut Tx, first: InstanceId, last: InstanceId) {
+    let (mut from, last) = (first.as_u128(), last.as_u128());
+    while from <= last {
+        let upto = last.min(from.saturating_add(RUN_MAX - 1));
+        let (a, z) = (InstanceId::from_u128(from), InstanceId::from_u128(upto));
+        tx.touch(if a == z { Touch::Instance(a) } else { Touch::Instances(a, z) });
+        let Some(next) = upto.checked_add(1) else { return };
+        from = next;
+    }
 }
 
 /// Gives every row that was touched its new position. The last thing that a mutation does.

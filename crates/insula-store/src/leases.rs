@@ -42,6 +42,26 @@ pub fn acquire(
     Ok(taken.into_iter().next())
 }
 
+/// Takes the lease whoever has it: for a server that knows itself to be the only one.
+pub fn seize(
+    tx: &mut Tx,
+    name: &str,
+    holder: ServerId,
+    now: Timestamp,
+    ttl: Millis,
+) -> Result<Lease, StoreError> {
+    let (holder, until) = (holder.to_string(), now.plus(ttl));
+    let taken = tx.returning(
+        "INSERT INTO leases (name, holder, epoch, until) VALUES (?1, ?2, 1, ?3)
+         ON CONFLICT (name) DO UPDATE SET
+             holder = excluded.holder, epoch = leases.epoch + 1, until = excluded.until
+         RETURNING holder, epoch, until",
+        params![name, holder.as_str(), until],
+        read,
+    )?;
+    taken.into_iter().next().ok_or(StoreError::Undone)
+}
+
 /// Keeps the lease for longer; nothing if somebody else took it. One that ran out unnoticed is
 /// still its holder's.
 pub fn renew(

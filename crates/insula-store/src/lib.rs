@@ -14,6 +14,7 @@ pub mod authority;
 mod backup;
 pub mod blobs;
 pub mod builds;
+mod cohorts;
 pub mod data_keys;
 pub mod deployments;
 pub mod domains;

@@ -122,15 +122,19 @@ pub fn set_site(tx: &mut Tx, id: NodeId, site: &Site) -> Result<(), WriteError> 
     update(tx, id, "UPDATE nodes SET site = ?2 WHERE id = ?1", to_json("a node's site", site)?)
 }
 
-/// Notes what a node says is wrong with it. False if that is what was known.
-pub fn set_ailments(tx: &mut Tx, id: NodeId, ailments: &[Ailment]) -> Result<bool, WriteError> {
+/// Notes what a node says is wrong with it. What was known before; nothing if that is the same.
+pub fn set_ailments(
+    tx: &mut Tx,
+    id: NodeId,
+    ailments: &[Ailment],
+) -> Result<Option<Vec<Ailment>>, WriteError> {
     let node = get(tx, id)?.ok_or(WriteError::NotFound { kind: Kind::Node })?;
     if node.ailments == ailments {
-        return Ok(false);
+        return Ok(None);
     }
-    let ailments = to_json("a node's ailments", &ailments)?;
-    update(tx, id, "UPDATE nodes SET ailments = ?2 WHERE id = ?1", ailments)?;
-    Ok(true)
+    let said = to_json("a node's ailments", &ailments)?;
+    update(tx, id, "UPDATE nodes SET ailments = ?2 WHERE id = ?1", said)?;
+    Ok(Some(node.ailments))
 }
 
 fn update(tx: &mut Tx, id: NodeId, sql: &str, value: String) -> Result<(), WriteError> {
@@ -153,7 +157,7 @@ pub fn remove(tx: &mut Tx, id: NodeId, now: Timestamp) -> Result<(), WriteError>
 /// that was.
 pub fn remove_with_instances(tx: &mut Tx, id: NodeId, now: Timestamp) -> Result<usize, WriteError> {
     forget(tx, id, now)?;
-    instances::delete_of_node(tx, id)
+    Ok(instances::delete_of_node(tx, id)?)
 }
 
 fn forget(tx: &mut Tx, id: NodeId, now: Timestamp) -> Result<(), WriteError> {

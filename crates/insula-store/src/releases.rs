@@ -95,7 +95,7 @@ pub fn list(
 
 /// What an app lives by, what runs, and what a deployment or a run under way names.
 const IN_USE: &str = "SELECT live_release FROM apps WHERE live_release IS NOT NULL
-     UNION SELECT release_id FROM instances
+     UNION SELECT release_id FROM cohorts
      UNION SELECT release_id FROM runs WHERE final = 0
      UNION SELECT release_id FROM deployments WHERE final = 0 AND release_id IS NOT NULL
      UNION SELECT previous FROM deployments WHERE final = 0 AND previous IS NOT NULL
@@ -160,7 +160,7 @@ pub(crate) fn delete_of_app(tx: &mut Tx, app: AppId) -> Result<(), StoreError> {
 }
 
 pub(crate) fn delete_if_unused(tx: &mut Tx, id: ReleaseId) -> Result<(), StoreError> {
-    if tx.any("SELECT 1 FROM instances WHERE release_id = ?1 LIMIT 1", params![id])? {
+    if tx.any("SELECT 1 FROM cohorts WHERE release_id = ?1 LIMIT 1", params![id])? {
         return Ok(());
     }
     tx.execute("DELETE FROM releases WHERE id = ?1", params![id])?;

@@ -79,8 +79,10 @@ pub fn list(
 
 /// Those of the org that have not ended.
 pub(crate) fn under_way(tx: &Tx, org: OrgId) -> Result<Vec<Run>, StoreError> {
-    // The `+` keeps the planner on the index of what is under way: an org may have a long history.
-    tx.query(&format!("{SELECT} WHERE final = 0 AND +org = ?1 ORDER BY id"), params![org], read)
+    // An expression keeps the planner on the index of what is under way: an org may have a long
+    // history.
+    let sql = format!("{SELECT} WHERE final = 0 AND org || '' = ?1 ORDER BY id");
+    tx.query(&sql, params![org], read)
 }
 
 pub(crate) fn under_way_any_org(tx: &Tx) -> Result<Vec<Run>, StoreError> {

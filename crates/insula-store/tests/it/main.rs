@@ -15,4 +15,5 @@ mod reserved;
 mod secrets;
 mod sweep;
 mod tenancy;
+mod upgrade;
 mod world;
