@@ -1,9 +1,11 @@
-//! Seals and opens the secrets of orgs.
+//! Seals and opens the secrets of orgs, and the identity of the fleet (see `fleet`).
 //!
 //! Each org has data keys, kept in the store under the master key, which is a file that backups
 //! leave out. A value is bound to its org, scope, name and version, so that a row moved elsewhere
 //! does not open. The API seals through here, the control plane opens through here, and nobody
 //! else sees a value. Runs inside the caller's transaction; never logs, never prints.
+
+pub mod fleet;
 
 use std::collections::BTreeMap;
 

@@ -1,0 +1,292 @@
+//! The identities of a fleet: its authority, and whom it gives certificates.
+//!
+//! The authority's key is made once, by whichever server is first, and kept in the store under the
+//! master key; every server opens it and signs. A token, a renewal and a server's own start are the
+//! only ways to a certificate. What a member may do with one is decided elsewhere.
+
+use std::sync::Arc;
+
+use insula_kit::clock::Clock;
+use insula_kit::pki::{
+    Authority, Fingerprint, Identity, KeyPair, MEMBER_LIFE_MS, PkiError, PublicKey, Subject,
+    Validity,
+};
+use insula_kit::random::Random;
+use insula_kit::seal::{Keyring, SealError, Sealed};
+use insula_kit::token::TokenHash;
+use insula_model::fleet::{Gateway, Join, JoinGrant, Member, Serial};
+use insula_model::node::{Architecture, Capacity, Duty, Node, NodeMode, Offer};
+use insula_model::spec::Isolation;
+use insula_model::{Millis, NodeName, ServerId, Timestamp};
+use insula_store::enrolments::{self, EnrolRefusal};
+use insula_store::joins::{self, JoinRefusal};
+use insula_store::{SecretHash, Store, StoreError, Tx, WriteError, authority, gateways, nodes};
+
+/// A caller whose answer was lost asks again with the same token at once, not tomorrow.
+const ASK_AGAIN_TIME: Millis = Millis::secs(120);
+
+#[derive(Debug, thiserror::Error)]
+pub enum FleetError {
+    #[error("open the key of the fleet's authority: is it the master key of this fleet?")]
+    Sealed(#[source] SealError),
+    #[error("use the fleet's authority")]
+    Pki(#[from] PkiError),
+    #[error(transparent)]
+    Join(#[from] JoinRefusal),
+    #[error(transparent)]
+    Enrol(#[from] EnrolRefusal),
+    #[error(transparent)]
+    Write(#[from] WriteError),
+}
+
+impl From<StoreError> for FleetError {
+    fn from(error: StoreError) -> Self {
+        Self::Write(error.into())
+    }
+}
+
+/// Gives certificates out and says which ones count. Servers that share a store share what it knows.
+#[derive(Debug, Clone)]
+pub struct Registrar {
+    store: Store,
+    authority: Arc<Authority>,
+    clock: Arc<dyn Clock>,
+}
+
+/// Somebody with a token.
+#[derive(Debug, Clone)]
+pub struct Newcomer {
+    pub token: TokenHash,
+    pub member: Member,
+    /// Of a node: what it would like to be called. The token may say another, and so may a node
+    /// that has the name already.
+    pub name: Option<NodeName>,
+    pub version: String,
+    pub key: PublicKey,
+}
+
+/// What somebody gets who is let in, or who stays.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Admission {
+    /// DER.
+    pub certificate: Vec<u8>,
+    /// DER; who else is to be believed.
+    pub authorities: Vec<Vec<u8>>,
+    pub serial: Serial,
+    pub not_after: Timestamp,
+    /// Of a node: the one that counts.
+    pub name: Option<NodeName>,
+}
+
+impl Registrar {
+    /// Opens the fleet's authority, making it if there is none. Of two servers that do so at once,
+    /// both get the same.
+    pub async fn open(
+        store: Store,
+        master: Arc<Keyring>,
+        random: Arc<dyn Random>,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, FleetError> {
+        let now = Timestamp::from_millis(clock.now_ms());
+        let authority =
+            store.write(move |tx| open_or_make(tx, &master, &*random, now)).await?;
+        Ok(Self { store, authority: Arc::new(authority), clock })
+    }
+
+    /// What join tokens carry, so that a newcomer knows whom to believe.
+    pub fn fingerprint(&self) -> Fingerprint {
+        self.authority.fingerprint()
+    }
+
+    /// A server's own identity: at its start, and whenever its last one is due.
+    pub async fn identity_of_server(&self, server: ServerId) -> Result<Identity, FleetError> {
+        let (registrar, now) = (self.clone(), self.now());
+        let key = KeyPair::generate();
+        let public = key.public_key();
+        let issued = self.store.write(move |tx| {
+            let member = Member::Server(server);
+            let serial = enrolments::issue(tx, member, now)?;
+            registrar.sign::<FleetError>(member, serial, &public, now, None)
+        });
+        let Admission { certificate, authorities, .. } = issued.await?;
+        Ok(Identity { key, certificate, authorities })
+    }
+
+    /// Lets somebody in: the token is used up exactly if this answers with a certificate.
+    pub async fn join(&self, newcomer: Newcomer) -> Result<Admission, FleetError> {
+        let (registrar, now) = (self.clone(), self.now());
+        self.store.write(move |tx| registrar.admit(tx, &newcomer, now)).await
+    }
+
+    /// The next certificate of somebody who is here, for a new key.
+    pub async fn renew(&self, member: Member, key: PublicKey) -> Result<Admission, FleetError> {
+        let (registrar, now) = (self.clone(), self.now());
+        let renewed = self.store.write(move |tx| {
+            let serial = enrolments::renew(tx, member, now)?;
+            let name = name_of(tx, member)?;
+            registrar.sign(member, serial, &key, now, name)
+        });
+        renewed.await
+    }
+
+    /// Whether a certificate counts; the first use of one ends those before it.
+    pub async fn check(&self, member: Member, shown: Serial) -> Result<(), EnrolRefusal> {
+        let first_use = self.store.read(move |tx| enrolments::check(tx, member, shown)).await?;
+        if first_use {
+            self.store.write(move |tx| enrolments::note_used(tx, member, shown)).await?;
+        }
+        Ok(())
+    }
+
+    fn now(&self) -> Timestamp {
+        Timestamp::from_millis(self.clock.now_ms())
+    }
+
+    fn admit(
+        &self,
+        tx: &mut Tx,
+        newcomer: &Newcomer,
+        now: Timestamp,
+    ) -> Result<Admission, FleetError> {
+        let member = newcomer.member;
+        let token = SecretHash(*newcomer.token.as_bytes());
+        let serial = if asks_again(tx, &token, member, now)? {
+            enrolments::issue(tx, member, now)?
+        } else {
+            let join = joins::redeem(tx, &token, member, now)?;
+            let life = i64::max(0, now.as_millis() - MEMBER_LIFE_MS);
+            let serial = enrolments::enrol(tx, member, now, Timestamp::from_millis(life))?;
+            welcome(tx, newcomer, join, now)?;
+            serial
+        };
+        let name = name_of(tx, member)?;
+        self.sign(member, serial, &newcomer.key, now, name)
+    }
+
+    fn sign<E: From<PkiError>>(
+        &self,
+        member: Member,
+        serial: Serial,
+        key: &PublicKey,
+        now: Timestamp,
+        name: Option<NodeName>,
+    ) -> Result<Admission, E> {
+        let subject = Subject::new(member.role(), &member.to_string())?;
+        let validity = Validity::of_member(now.as_millis());
+        Ok(Admission {
+            certificate: self.authority.issue(key, &subject, serial.0, validity)?,
+            authorities: vec![self.authority.certificate().to_vec()],
+            serial,
+            not_after: Timestamp::from_millis(validity.not_after_ms),
+            name,
+        })
+    }
+}
+
+fn open_or_make(
+    tx: &mut Tx,
+    master: &Keyring,
+    random: &dyn Random,
+    now: Timestamp,
+) -> Result<Authority, FleetError> {
+    let kept = match authority::get(tx)? {
+        Some(kept) => kept,
+        None => {
+            let ours = Authority::generate(now.as_millis())?;
+            let place = key_place(ours.fingerprint());
+            let sealed = master.seal(&place, ours.to_pkcs8().expose(), random);
+            let ours = authority::Authority {
+                certificate: ours.certificate().to_vec(),
+                sealed_key: sealed.into_bytes(),
+                created: now,
+            };
+            authority::put_once(tx, &ours)?
+        }
+    };
+    let sealed = Sealed::from_bytes(kept.sealed_key).map_err(FleetError::Sealed)?;
+    let place = key_place(Fingerprint::of(&kept.certificate));
+    let key = master.open(&place, &sealed).map_err(FleetError::Sealed)?;
+    Ok(Authority::from_parts(kept.certificate, &key)?)
+}
+
+/// What the sealed key is bound to: the certificate that it belongs to.
+fn key_place(authority: Fingerprint) -> Vec<u8> {
+    format!("insula authority 1:{authority}").into_bytes()
+}
+
+/// Whether the same member asks again with the token it has just used, because the answer was lost:
+/// then it has never shown the certificate that it was given.
+fn asks_again(
+    tx: &Tx,
+    token: &SecretHash,
+    member: Member,
+    now: Timestamp,
+) -> Result<bool, StoreError> {
+    let Some(used) = joins::find(tx, token)?.and_then(|join| join.used) else {
+        return Ok(false);
+    };
+    let known = enrolments::get(tx, member)?;
+    let never_shown = known.is_some_and(|e| e.used == Serial(0) && e.revoked.is_none());
+    Ok(used.by == member && never_shown && now.since(used.at) <= ASK_AGAIN_TIME)
+}
+
+/// The row of a new member. A node's says nothing of its host yet: that comes with its first hello.
+fn welcome(
+    tx: &mut Tx,
+    newcomer: &Newcomer,
+    join: Join,
+    now: Timestamp,
+) -> Result<(), WriteError> {
+    let version = newcomer.version.clone();
+    match (newcomer.member, join.grants) {
+        (Member::Node(id), JoinGrant::Node { name, site }) => {
+            let own = || format!("node-{}", id.short()).parse().ok();
+            let Some(name) = name.or_else(|| newcomer.name.clone()).or_else(own) else {
+                return Ok(());
+            };
+            let node = Node {
+                id,
+                name,
+                offer: offer_unknown(),
+                site: site.clone(),
+                agent_version: version,
+                joined: now,
+                hello: now,
+                duty: Duty::Serve,
+                lost: None,
+                ailments: Vec::new(),
+                relay: None,
+            };
+            let known = nodes::get(tx, id)?.is_some();
+            if known {
+                // One that comes back with a new token: its row stays, its site is the token's.
+                nodes::set_site(tx, id, &site)
+            } else {
+                nodes::hello(tx, &node)
+            }
+        }
+        (Member::Gateway(id), JoinGrant::Gateway) => {
+            gateways::hello(tx, &Gateway { id, version, joined: now, hello: now })
+        }
+        // `redeem` gave the token to nobody else.
+        (Member::Server(_) | Member::Node(_) | Member::Gateway(_), _) => Ok(()),
+    }
+}
+
+/// Room for nothing: no instance comes to a node before it has said what it has.
+fn offer_unknown() -> Offer {
+    Offer {
+        capacity: Capacity { pids: 0, disk: insula_model::Bytes(0), ..Capacity::default() },
+        mode: NodeMode::Full,
+        runtimes: Vec::new(),
+        architecture: Architecture::Unknown,
+        isolation: [Isolation::Standard].into(),
+    }
+}
+
+fn name_of(tx: &Tx, member: Member) -> Result<Option<NodeName>, StoreError> {
+    match member {
+        Member::Node(id) => Ok(nodes::get(tx, id)?.map(|node| node.name)),
+        Member::Server(_) | Member::Gateway(_) => Ok(None),
+    }
+}
