@@ -30,6 +30,7 @@ pub const RULES: &[Rule] = &[
     rule("insula-vault", &["insula-store", "insula-kit", "insula-model"]),
     rule("insula-link", &["insula-wire", "insula-kit", "insula-model"]),
     rule("insula-relay", &["insula-wire", "insula-kit", "insula-model"]),
+    rule("insula-member", &["insula-wire", "insula-kit", "insula-model"]),
     rule(
         "insula-api",
         &[
@@ -61,6 +62,7 @@ pub const RULES: &[Rule] = &[
         "insula-agent",
         &[
             "insula-relay",
+            "insula-member",
             "insula-sandbox",
             "insula-build",
             "insula-blobs",
@@ -71,7 +73,14 @@ pub const RULES: &[Rule] = &[
     ),
     rule(
         "insula-gateway",
-        &["insula-relay", "insula-blobs", "insula-wire", "insula-kit", "insula-model"],
+        &[
+            "insula-relay",
+            "insula-member",
+            "insula-blobs",
+            "insula-wire",
+            "insula-kit",
+            "insula-model",
+        ],
     ),
     rule("insula-discovery", &["insula-wire", "insula-kit", "insula-model"]),
     rule(
@@ -91,6 +100,7 @@ pub const RULES: &[Rule] = &[
             "insula-sandbox",
             "insula-build",
             "insula-relay",
+            "insula-member",
             "insula-link",
             "insula-api",
             "insula-control",

@@ -1,0 +1,146 @@
+//! The one call that makes somebody a member.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use insula_kit::backoff::Backoff;
+use insula_kit::files;
+use insula_kit::pki::{Fingerprint, Identity, Invitation, KeyPair, PkiError};
+use insula_kit::tls::{Connector, Credentials};
+use insula_wire::node::join_client::JoinClient;
+use insula_wire::node::{self as wire, PROTOCOL};
+use tonic::{Code, Status};
+
+use crate::dial::{Dial, Fleet};
+use crate::error::chain;
+use crate::join::{JOIN_TIME_MAX, JoinError, Joining};
+use crate::servers::Servers;
+use crate::uplink;
+
+/// Between tries while no server answers.
+const AGAIN: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(2));
+/// One call, with the connection that it needs.
+const CALL_TIME_MAX: Duration = Duration::from_secs(10);
+
+pub struct Enrolled {
+    pub credentials: Arc<Credentials>,
+    pub name: Option<String>,
+}
+
+impl Joining<'_> {
+    pub(crate) async fn enrol(
+        &self,
+        servers: &Servers,
+        token: &Invitation,
+    ) -> Result<Enrolled, JoinError> {
+        let key = self.own_key()?;
+        let request = self.request(token, &key);
+        let connector = Connector::pinned(token.authority, Arc::clone(&self.clock));
+        let dial = Dial::Fleet(Fleet::with(servers.clone(), connector));
+        let mut failures = 0;
+        let mut last = String::new();
+        let asking = async {
+            loop {
+                // Each try over a connection of its own: whoever does not answer is not first again.
+                let mut client = JoinClient::new(uplink::channel(&dial));
+                let answer = tokio::time::timeout(CALL_TIME_MAX, client.enrol(request.clone()));
+                let failed = match answer.await {
+                    Ok(Ok(reply)) => return Ok(reply.into_inner()),
+                    Ok(Err(status)) if is_final(&status) => {
+                        let reason = status.message().to_owned();
+                        return Err(JoinError::Refused { reason });
+                    }
+                    Ok(Err(status)) => chain(&status),
+                    Err(_) => "no answer".to_owned(),
+                };
+                if failed != last {
+                    tracing::warn!(error = failed, "no server lets it join yet");
+                    last = failed;
+                }
+                servers.avoid_first();
+                failures += 1;
+                tokio::time::sleep(AGAIN.delay(failures, 1.0)).await;
+            }
+        };
+        let answered = tokio::time::timeout(JOIN_TIME_MAX, asking).await;
+        let reply = answered.map_err(|_| JoinError::NoAnswer { last: last.clone() })??;
+        self.take(servers, token, key, reply)
+    }
+
+    /// Chosen once and kept before anybody hears of it: if an answer is lost, the same key asks
+    /// again, and is not taken for somebody else with a used token.
+    fn own_key(&self) -> Result<KeyPair, JoinError> {
+        let path = self.files.joining.clone();
+        match Identity::load(&path) {
+            Ok(identity) => return Ok(identity.key),
+            Err(PkiError::File(error)) if error.is_missing() => {}
+            Err(error) => tracing::warn!(error = %chain(&error), "choose another key"),
+        }
+        let key = KeyPair::generate();
+        let identity = Identity { key, certificate: Vec::new(), authorities: Vec::new() };
+        identity.save(&path)?;
+        Ok(identity.key)
+    }
+
+    fn request(&self, token: &Invitation, key: &KeyPair) -> wire::EnrolRequest {
+        let (secret, id) = (token.secret.expose(), self.member.to_string());
+        let proof = key.sign(format!("insula join\n{secret}\n{id}").as_bytes());
+        wire::EnrolRequest {
+            token: secret.to_owned(),
+            role: self.member.role().into(),
+            id,
+            name: self.name.unwrap_or_default().into(),
+            public_key: key.public_key().as_bytes().to_vec(),
+            proof,
+            version: env!("CARGO_PKG_VERSION").into(),
+            protocol: PROTOCOL,
+        }
+    }
+
+    fn take(
+        &self,
+        servers: &Servers,
+        token: &Invitation,
+        key: KeyPair,
+        reply: wire::EnrolReply,
+    ) -> Result<Enrolled, JoinError> {
+        if !reply.authorities.iter().any(|der| Fingerprint::of(der) == token.authority) {
+            return Err(JoinError::Answer("the token's authority is not among those it names"));
+        }
+        let certificate = reply.certificate;
+        let identity = Identity { key, certificate, authorities: reply.authorities };
+        let credentials = Credentials::new(&identity, Arc::clone(&self.clock))?;
+        if credentials.subject() != self.subject()? {
+            return Err(JoinError::Answer("the certificate is somebody else's"));
+        }
+        let name = Some(reply.name).filter(|name| !name.is_empty());
+        identity.save(&self.files.credentials)?;
+        files::remove_durably(&self.files.joining)?;
+        servers.learn(&reply.servers);
+        tracing::info!(member = %self.member, "joined the fleet");
+        Ok(Enrolled { credentials, name })
+    }
+}
+
+/// What a server will say the next time as well.
+fn is_final(status: &Status) -> bool {
+    match status.code() {
+        Code::Unauthenticated
+        | Code::PermissionDenied
+        | Code::InvalidArgument
+        | Code::FailedPrecondition
+        | Code::AlreadyExists
+        | Code::NotFound
+        | Code::Unimplemented => true,
+        Code::Ok
+        | Code::Cancelled
+        | Code::Unknown
+        | Code::DeadlineExceeded
+        | Code::ResourceExhausted
+        | Code::Aborted
+        | Code::OutOfRange
+        | Code::Internal
+        | Code::Unavailable
+        | Code::DataLoss => false,
+    }
+}

@@ -1,0 +1,130 @@
+//! Becomes a member of a fleet, or is one already.
+//!
+//! A token speaks for us once, over a connection to somebody whom the token's own fingerprint
+//! proves; from then on our certificate does. One that has ended stops nothing: what runs goes on,
+//! and `renew` tells the operator the way out.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use insula_kit::clock::Clock;
+use insula_kit::files::FileError;
+use insula_kit::pki::{Identity, Invitation, PkiError, Subject};
+use insula_kit::tls::Credentials;
+use insula_model::fleet::Member;
+
+use crate::error::chain;
+use crate::files::Files;
+use crate::servers::{Servers, is_address};
+
+/// A person waits for this; a service manager starts us again.
+pub(crate) const JOIN_TIME_MAX: Duration = Duration::from_secs(60);
+
+#[derive(Debug, thiserror::Error)]
+pub enum JoinError {
+    #[error(
+        "it belongs to no fleet yet: run `insula nodes token` where a server is, and start it \
+         with `--token` and what that prints"
+    )]
+    NoToken,
+    #[error("no server is named: start with `--server HOST:PORT`")]
+    NoServer,
+    #[error("`{0}` is not the address of a server: expected HOST:PORT")]
+    Address(String),
+    #[error(
+        "the fleet does not take it: {reason}; a token counts once, and for a while: \
+         `insula nodes token` prints another"
+    )]
+    Refused { reason: String },
+    #[error("no server let it join within {} s: {last}", JOIN_TIME_MAX.as_secs())]
+    NoAnswer { last: String },
+    #[error("what the server answered cannot be used: {0}")]
+    Answer(&'static str),
+    #[error(
+        "{} belongs to {got}, and this folder to {want}: a member's folder must not be copied",
+        path.display()
+    )]
+    OfAnother { path: PathBuf, got: Subject, want: Subject },
+    #[error("use its certificate")]
+    Pki(#[from] PkiError),
+    #[error("keep what makes it a member")]
+    File(#[from] FileError),
+}
+
+/// What makes somebody a member.
+#[derive(Debug)]
+pub struct Membership {
+    pub credentials: Arc<Credentials>,
+    pub servers: Servers,
+    /// What the fleet calls a node that joined just now.
+    pub name: Option<String>,
+}
+
+/// What is asked for.
+#[derive(Debug)]
+pub struct Joining<'a> {
+    pub files: &'a Files,
+    /// Chosen once and kept.
+    pub member: Member,
+    /// What a node would like to be called.
+    pub name: Option<&'a str>,
+    /// Each `host:port`; those that the fleet named before are known besides.
+    pub servers: &'a [String],
+    pub token: Option<&'a Invitation>,
+    pub clock: Arc<dyn Clock>,
+}
+
+impl Joining<'_> {
+    /// A member from what is on disk, or by the token.
+    pub async fn settle(&self) -> Result<Membership, JoinError> {
+        if let Some(wrong) = self.servers.iter().find(|it| !is_address(it)) {
+            return Err(JoinError::Address(wrong.clone()));
+        }
+        let servers = Servers::open(self.files.servers.clone(), self.servers);
+        if servers.all().is_empty() {
+            return Err(JoinError::NoServer);
+        }
+        let held = self.held()?;
+        let counts = held.as_ref().is_some_and(|held| held.not_after_ms() > self.clock.now_ms());
+        match (held, self.token) {
+            (Some(credentials), token) if counts => {
+                if token.is_some() {
+                    tracing::info!("a member already: the token was not used");
+                }
+                Ok(Membership { credentials, servers, name: None })
+            }
+            (_, Some(token)) => {
+                let enrolled = self.enrol(&servers, token).await?;
+                Ok(Membership { name: enrolled.name, servers, credentials: enrolled.credentials })
+            }
+            // What runs here goes on without anybody; see `renew` for what is said.
+            (Some(credentials), None) => Ok(Membership { credentials, servers, name: None }),
+            (None, None) => Err(JoinError::NoToken),
+        }
+    }
+
+    fn held(&self) -> Result<Option<Arc<Credentials>>, JoinError> {
+        let path = self.files.credentials.clone();
+        let identity = match Identity::load(&path) {
+            Ok(identity) => identity,
+            Err(PkiError::File(error)) if error.is_missing() => return Ok(None),
+            // With a token it can be made anew; without, somebody has to look.
+            Err(error) if self.token.is_some() => {
+                tracing::warn!(error = %chain(&error), "what made it a member is lost");
+                return Ok(None);
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let credentials = Credentials::new(&identity, Arc::clone(&self.clock))?;
+        let (got, want) = (credentials.subject(), self.subject()?);
+        if got != want {
+            return Err(JoinError::OfAnother { path, got, want });
+        }
+        Ok(Some(credentials))
+    }
+
+    pub(crate) fn subject(&self) -> Result<Subject, PkiError> {
+        Subject::new(self.member.role(), &self.member.to_string())
+    }
+}
