@@ -11,9 +11,9 @@ use serde::{Deserialize, Serialize};
 
 /// `ins-` + tag + `-` + four hexadecimal digits must fit the kernel's 15 characters.
 const TAG_CHARS_MAX: usize = 6;
-/// A /16 is 65,533 instances, and its host part fits the four digits of an interface's name.
+/// A /16 is 49,150 instances beside those of other nodes, and its host part fits the four digits of an interface's name.
 const POOL_PREFIX_MIN: u8 = 16;
-/// A /28 still has 13 addresses; below that, no deployment that starts first and stops later fits.
+/// A /28 still has ten addresses; below that, no deployment that starts first and stops later fits.
 const POOL_PREFIX_MAX: u8 = 28;
 
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -26,6 +26,8 @@ pub enum BadConfig {
     HostBits(String),
     #[error("the pool {0} must be between a /16 and a /28")]
     PoolSize(Ipv4Cidr),
+    #[error("{0} is not an address for an instance of another node")]
+    Remote(Ipv4Addr),
     #[error("`{interface}` is not the name of a link of the installation `{tag}`")]
     Interface { interface: String, tag: NetTag },
 }
@@ -109,6 +111,15 @@ impl Ipv4Cidr {
 
     pub fn contains(self, address: Ipv4Addr) -> bool {
         address.to_bits() & self.mask().to_bits() == self.base.to_bits()
+    }
+
+    /// A pool is never so small that there is none.
+    pub(super) fn last_quarter(self) -> Self {
+        let quarter = u32::try_from(self.size() / 4).unwrap_or(u32::MAX);
+        Self {
+            base: Ipv4Addr::from_bits(self.base.to_bits() + 3 * quarter),
+            prefix: self.prefix + 2,
+        }
     }
 
     /// How many addresses the range has, base and last included.
@@ -198,6 +209,12 @@ impl NetConfig {
         &self.open
     }
 
+    /// The last quarter of the pool: addresses of the host itself that stand for instances of other
+    /// nodes. No instance here is given one.
+    pub fn remote_range(&self) -> Ipv4Cidr {
+        self.pool.last_quarter()
+    }
+
     /// The pool's first address: default gateway of every instance, and where the resolver listens.
     pub fn gateway(&self) -> Ipv4Addr {
         Ipv4Addr::from_bits(self.pool.base.to_bits() + 1)
@@ -260,6 +277,13 @@ mod tests {
         assert!(!config.tag().anchor().starts_with(&config.tag().link_prefix()));
         assert_eq!(config.gateway(), Ipv4Addr::new(10, 87, 0, 1));
         assert!(first.checked().is_ok());
+    }
+
+    #[test]
+    fn addresses_for_remote_instances_are_the_end_of_the_pool() {
+        let range = |pool: &str| config(pool).unwrap().remote_range().to_string();
+        assert_eq!(range("10.87.0.0/16"), "10.87.192.0/18");
+        assert_eq!(range("192.168.7.16/28"), "192.168.7.28/30");
     }
 
     #[test]

@@ -45,9 +45,9 @@ impl AddressPool {
         self.cursor = if (FIRST..self.end()).contains(&next) { next } else { FIRST };
     }
 
-    /// The pool's last address would be its broadcast address to whoever expects a subnet.
+    /// The rest stands for instances of other nodes.
     fn end(&self) -> u32 {
-        u32::try_from(self.pool.size()).unwrap_or(u32::MAX).saturating_sub(1)
+        self.pool.last_quarter().base().to_bits() - self.pool.base().to_bits()
     }
 }
 
@@ -68,7 +68,7 @@ mod tests {
         let mut addresses = AddressPool::new(pool(), None);
         let free = BTreeSet::new();
         let taken: Vec<_> = (0..15).map(|_| addresses.take(&free).unwrap()).collect();
-        assert_eq!(last_bytes(&taken), [2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 2, 3]);
+        assert_eq!(last_bytes(&taken), [2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 2, 3, 4, 5, 6]);
     }
 
     #[test]
@@ -80,7 +80,7 @@ mod tests {
             used.insert(address);
             taken.push(address);
         }
-        assert_eq!(last_bytes(&taken), [3, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14]);
+        assert_eq!(last_bytes(&taken), [3, 5, 6, 7, 8, 9, 10, 11]);
         used.remove(&Ipv4Addr::new(10, 9, 0, 7));
         assert_eq!(addresses.take(&used), Some(Ipv4Addr::new(10, 9, 0, 7)));
     }
@@ -92,7 +92,8 @@ mod tests {
             AddressPool::new(pool(), Some(Ipv4Addr::from(last))).take(&free).unwrap().octets()[3]
         };
         assert_eq!(after([10, 9, 0, 7]), 8);
-        assert_eq!(after([10, 9, 0, 14]), 2);
+        assert_eq!(after([10, 9, 0, 11]), 2);
+        assert_eq!(after([10, 9, 0, 14]), 2, "of a version that used the whole pool");
         assert_eq!(after([10, 9, 0, 0]), 2);
         assert_eq!(after([192, 168, 0, 9]), 2, "a pool that was changed starts anew");
     }

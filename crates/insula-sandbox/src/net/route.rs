@@ -14,6 +14,7 @@ const DELETE_LINK: u16 = 17;
 const GET_LINK: u16 = 18;
 const SET_LINK: u16 = 19;
 const NEW_ADDRESS: u16 = 20;
+const DELETE_ADDRESS: u16 = 21;
 const GET_ADDRESS: u16 = 22;
 const NEW_ROUTE: u16 = 24;
 const DELETE_ROUTE: u16 = 25;
@@ -159,11 +160,19 @@ pub(super) fn read_link(received: Received<'_>) -> Option<Link> {
 
 /// An address of its own, without a subnet around it.
 pub(super) fn add_address(link: LinkIndex, address: Ipv4Addr) -> Message {
+    address_message(NEW_ADDRESS, MAKE, link, address)
+}
+
+pub(super) fn delete_address(link: LinkIndex, address: Ipv4Addr) -> Message {
+    address_message(DELETE_ADDRESS, REQUEST | ACK, link, address)
+}
+
+fn address_message(kind: u16, flags: u16, link: LinkIndex, address: Ipv4Addr) -> Message {
     let mut header = [0; 8];
     header[0] = libc::AF_INET as u8;
     header[1] = 32;
     header[4..8].copy_from_slice(&link.0.to_ne_bytes());
-    let mut message = Message::new(NEW_ADDRESS, MAKE, &header);
+    let mut message = Message::new(kind, flags, &header);
     message.attribute(IFA_LOCAL, &address.octets()).attribute(IFA_ADDRESS, &address.octets());
     message
 }

@@ -14,6 +14,9 @@ pub(super) const SOURCES: &str = "sources";
 /// Address . mark: who may be reached from which environment.
 pub(super) const MEMBERS: &str = "members";
 
+/// Address of ours . port . mark: which instance of another node may be reached from which environment.
+pub(super) const REMOTES: &str = "remotes";
+
 /// Address → how many flows it has open.
 const FLOWS: &str = "flows";
 
@@ -30,12 +33,13 @@ const QUESTIONS_PER_SECOND_MAX: u64 = 1_000;
 /// A program that starts and looks up all that it needs at once.
 pub(super) const QUESTIONS_BURST: u32 = 500;
 
-/// Where attachments are registered; the only sets whose elements we write.
-pub(super) const REGISTERS: [&str; 2] = [SOURCES, MEMBERS];
+/// Where attachments and remote instances are registered; the only sets whose elements we write.
+pub(super) const REGISTERS: [&str; 3] = [SOURCES, MEMBERS, REMOTES];
 
-pub(super) const SETS: [Set; 4] = [
+pub(super) const SETS: [Set; 5] = [
     Set { name: SOURCES, kind: SetKind::NameAndAddressToMark },
     Set { name: MEMBERS, kind: SetKind::AddressAndMark },
+    Set { name: REMOTES, kind: SetKind::AddressPortAndMark },
     Set { name: FLOWS, kind: SetKind::CountedAddress },
     Set { name: QUESTIONS, kind: SetKind::CountedAddress },
 ];
@@ -120,9 +124,14 @@ fn prerouting(ours: &Ours, rules: &mut Vec<Rule>) {
     add(rules, PREROUTING, "spoofed", [vec![Expression::Decide(Verdict::Drop)]]);
 }
 
-/// To the host itself: names and pings at the gateway's address, nothing else.
+/// To the host itself: names and pings at the gateway's address, and at the addresses that stand for
+/// instances of other nodes what their own environment may say to them. Nothing else: whatever the host
+/// listens on is not theirs, at none of its addresses.
 fn input(ours: &Ours, config: &NetConfig, rules: &mut Vec<Rule>) {
     let to_gateway = || in_range(AddressOf::Destination, config.gateway().into());
+    let to_remotes = || in_range(AddressOf::Destination, config.remote_range());
+    let strangers = [ours.not_incoming(), ipv4(), to_remotes(), vec![jump(REFUSE)]];
+    add(rules, INPUT, "remote-strangers", strangers);
     add(rules, INPUT, "not-ours", [ours.not_incoming(), vec![accept()]]);
     // Before `answers`: the second question from one port already belongs to a known flow.
     let flood = [ipv4(), transport(PROTOCOL_UDP), to_port(DNS_PORT), too_many_questions()];
@@ -134,6 +143,8 @@ fn input(ours: &Ours, config: &NetConfig, rules: &mut Vec<Rule>) {
         let steps = [ipv4(), to_gateway(), transport(protocol), to_port(DNS_PORT), vec![accept()]];
         add(rules, INPUT, name, steps);
     }
+    let remote = [ipv4(), transport(PROTOCOL_TCP), to_remotes(), mark_by_source(), is_remote()];
+    add(rules, INPUT, "remote", remote.into_iter().chain([unmark(), vec![accept()]]));
     let ping = [ipv4(), to_gateway(), transport(PROTOCOL_ICMP), echo_request(), vec![accept()]];
     add(rules, INPUT, "ping", ping);
     add(rules, INPUT, "host", [vec![jump(REFUSE)]]);
@@ -331,6 +342,15 @@ fn is_member() -> Vec<Expression> {
         load_address(AddressOf::Destination, WORK),
         Expression::LoadMark { into: Register::word(1) },
         Expression::Find { set: MEMBERS, key: WORK },
+    ]
+}
+
+fn is_remote() -> Vec<Expression> {
+    vec![
+        load_address(AddressOf::Destination, WORK),
+        Expression::LoadTransport { offset: 2, length: 2, into: Register::word(1) },
+        Expression::LoadMark { into: Register::word(2) },
+        Expression::Find { set: REMOTES, key: WORK },
     ]
 }
 

@@ -14,7 +14,7 @@ pub(super) use rule::{
 };
 pub(super) use set::{
     Element, Set, SetKind, add_elements, add_set, delete_elements, list_elements, list_sets,
-    member_address, member_element, read_elements, read_set, source_element,
+    member_address, member_element, read_elements, read_set, remote_element, source_element,
 };
 
 use super::netlink::{ACK, CREATE, DUMP, REQUEST};

@@ -22,6 +22,7 @@ const _: () = assert!(ELEMENTS_PER_MESSAGE * 64 < wire::ATTRIBUTE_BYTES_MAX);
 
 /// Types in `nft`'s numbering, so that it can list our sets.
 const TYPE_ADDRESS: u32 = 7;
+const TYPE_PORT: u32 = 13;
 const TYPE_MARK: u32 = 19;
 const TYPE_NAME: u32 = 41;
 const TYPE_BITS: u32 = 6;
@@ -32,6 +33,8 @@ pub(in crate::net) enum SetKind {
     NameAndAddressToMark,
     /// Address . mark.
     AddressAndMark,
+    /// Address . port . mark.
+    AddressPortAndMark,
     /// Address, filled by rules that count.
     CountedAddress,
 }
@@ -61,6 +64,10 @@ pub(in crate::net) fn add_set(family: Family, table: &str, set: Set, id: u32) ->
         SetKind::AddressAndMark => {
             message.net_u32(3, 0);
             message.net_u32(4, TYPE_ADDRESS << TYPE_BITS | TYPE_MARK).net_u32(5, 8);
+        }
+        SetKind::AddressPortAndMark => {
+            let kinds = (TYPE_ADDRESS << TYPE_BITS | TYPE_PORT) << TYPE_BITS | TYPE_MARK;
+            message.net_u32(3, 0).net_u32(4, kinds).net_u32(5, 12);
         }
         SetKind::CountedAddress => {
             message.net_u32(3, IS_DYNAMIC).net_u32(4, TYPE_ADDRESS).net_u32(5, 4);
@@ -195,6 +202,16 @@ pub(in crate::net) fn member_element(address: Ipv4Addr, mark: u32) -> Element {
     Element { key, value: None }
 }
 
+/// Each part of a key begins at a word of its own.
+pub(in crate::net) fn remote_element(address: Ipv4Addr, port: u16, mark: u32) -> Element {
+    let mut key = address.octets().to_vec();
+    key.extend_from_slice(&port.to_be_bytes());
+    key.extend_from_slice(&[0; 2]);
+    key.extend_from_slice(&mark.to_ne_bytes());
+    Element { key, value: None }
+}
+
+/// Of members and of remotes: the address comes first.
 pub(in crate::net) fn member_address(element: &Element) -> Option<Ipv4Addr> {
     let octets: [u8; 4] = element.key.get(..4)?.try_into().ok()?;
     Some(octets.into())

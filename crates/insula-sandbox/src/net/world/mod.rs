@@ -5,6 +5,7 @@
 
 mod firewalls;
 mod lives;
+mod remotes;
 mod traffic;
 
 use std::fs::File;
