@@ -47,6 +47,9 @@ pub struct FleetTarget {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Neighbour {
     pub relay: SocketAddr,
+    /// Those that run anything on both nodes, also what has no name: a worker calls others.
+    #[serde(default)]
+    pub environments: BTreeSet<EnvironmentId>,
     /// What is ready there of environments that run something here, by instance.
     pub instances: BTreeMap<InstanceId, RemoteInstance>,
 }
