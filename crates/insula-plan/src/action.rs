@@ -10,6 +10,7 @@ use insula_model::{
 };
 
 use crate::placement::Room;
+use crate::world::World;
 
 /// What is to be done. Each names the state that it starts from by what it carries; carrying it
 /// out on a world that has moved on changes nothing.
@@ -138,11 +139,18 @@ pub struct Plan {
     /// When something is due that no message will announce.
     pub next: Option<Timestamp>,
     pub(crate) room: Room,
+    /// When the oldest session of a node began, once somebody has asked.
+    witness: Option<Option<Timestamp>>,
 }
 
 impl Plan {
     pub(crate) fn new(room: Room) -> Self {
-        Self { actions: Vec::new(), waits: Vec::new(), next: None, room }
+        Self { actions: Vec::new(), waits: Vec::new(), next: None, room, witness: None }
+    }
+
+    /// See `nodes::oldest_session`; it looks at every node, so it is asked for once.
+    pub(crate) fn witness(&mut self, world: &World) -> Option<Timestamp> {
+        *self.witness.get_or_insert_with(|| crate::nodes::oldest_session(world))
     }
 
     pub(crate) fn act(&mut self, action: Action) {

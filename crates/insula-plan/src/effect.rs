@@ -24,7 +24,7 @@ use crate::action::Action;
 use crate::world::{Presence, World};
 
 /// Ids that were made for one action, used if it needs them.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Fresh {
     pub build: BuildId,
     pub release: ReleaseId,

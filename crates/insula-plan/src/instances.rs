@@ -29,7 +29,7 @@ pub(crate) fn step(world: &World, instance: &Instance, now: Timestamp, plan: &mu
             Observed::Absent { .. } => plan.act(Action::Forget { instance: instance.id }),
             Observed::Unknown | Observed::Present { .. } => {
                 if !world.is_here(instance.node) {
-                    plan.wait(instance.id, "its node is not connected: it ends once that is back");
+                    plan.wait(instance.id, "its node is not heard: it ends once that is back");
                 }
             }
         },

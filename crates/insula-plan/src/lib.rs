@@ -5,6 +5,9 @@
 //! applying yields nothing; the tests hold that for every scenario.
 
 pub mod action;
+mod builds;
+mod crew;
+mod drain;
 pub mod effect;
 pub mod instances;
 pub mod nodes;
@@ -12,8 +15,10 @@ pub mod placement;
 pub mod rollout;
 pub mod routes;
 pub mod runs;
+mod single;
 pub mod steady;
 pub mod target;
+mod verdict;
 pub mod why;
 pub mod world;
 

@@ -1,13 +1,20 @@
-//! How nodes fare: lost, welcomed back, and the one word that says it.
+//! How nodes fare: lost, welcomed back, drained, and the one word that says it.
 //!
-//! A node counts as lost when it has been silent for a few heartbeats; nothing here moves its
-//! instances (see `steady`), and nothing stops them.
+//! A node counts as lost when it has been silent for a few heartbeats. Nothing here moves its
+//! instances (see `crew` and `single`), and nothing anywhere stops them because of its silence.
 
+use insula_model::instance::Intent;
 use insula_model::node::{Duty, Node, NodeState};
-use insula_model::{Millis, limits};
+use insula_model::{Millis, NodeId, Timestamp, limits};
 
 use crate::action::{Action, Plan};
 use crate::world::{Presence, World};
+
+pub use crate::drain::{DrainPreview, drain_preview};
+
+/// After the control plane was cut off from every node, how long those that are not back yet are
+/// waited for. Agents redial within moments; the rest is for a network that comes back in parts.
+const RETURN_TIME_MAX: Millis = Millis::secs(15);
 
 pub(crate) fn step(world: &World, node: &Node, plan: &mut Plan) {
     match (world.presence(node.id), node.lost) {
@@ -17,11 +24,63 @@ pub(crate) fn step(world: &World, node: &Node, plan: &mut Plan) {
         (Presence::Here, Some(_)) => plan.act(Action::Welcome { node: node.id }),
         (Presence::Here, None) | (Presence::Silent { .. }, _) => {}
     }
+    if matches!(node.duty, Duty::Drain { .. }) {
+        tell_what_ends(world, node, plan);
+    }
+}
+
+/// What a drained node still has and nobody moves: it ends by itself.
+fn tell_what_ends(world: &World, node: &Node, plan: &mut Plan) {
+    for one in world.instances.of_node(node.id) {
+        let app = world.apps.get(&one.app).map_or("a deleted app", |app| app.name.as_str());
+        let what = format!("`{}` of {app}", one.component);
+        match one.intent {
+            Intent::Run if one.run.is_some() => {
+                plan.wait(node.id, format!("{what} is a run: it goes on to its end"));
+            }
+            Intent::Run => {}
+            Intent::Drain { .. } => plan.wait(node.id, format!("{what} finishes its requests")),
+            Intent::Stop { .. } => plan.wait(node.id, format!("{what} is ending")),
+        }
+    }
 }
 
 /// How long a node may be silent before it is given up.
 fn patience(world: &World) -> Millis {
     Millis(world.rules.heartbeat.0 * u64::from(limits::HEARTBEATS_MISSED_MAX))
+}
+
+/// Whether a node was given up, or removed.
+pub(crate) fn is_lost(world: &World, node: NodeId) -> bool {
+    world.nodes.get(&node).is_none_or(|n| n.lost.is_some())
+}
+
+pub(crate) fn is_draining(world: &World, node: NodeId) -> bool {
+    world.nodes.get(&node).is_some_and(|n| matches!(n.duty, Duty::Drain { .. }))
+}
+
+pub(crate) fn name(world: &World, node: NodeId) -> String {
+    world.nodes.get(&node).map_or_else(|| node.to_string(), |n| n.name.to_string())
+}
+
+/// Whether a lost node may be back in a moment, so that what it has is not replaced yet.
+///
+/// When no node has been heard all the time since this one was lost, it was not the node that was
+/// away but this control plane; that the others came back a moment earlier says nothing of it.
+pub(crate) fn may_be_back(world: &World, id: NodeId, now: Timestamp, plan: &mut Plan) -> bool {
+    let Some(lost) = world.nodes.get(&id).and_then(|node| node.lost) else { return false };
+    let Some(witness) = plan.witness(world) else { return false };
+    let until = witness.plus(RETURN_TIME_MAX);
+    if witness < lost || now >= until {
+        return false;
+    }
+    plan.wake_at(until);
+    true
+}
+
+/// When the session began that has lasted longest.
+pub(crate) fn oldest_session(world: &World) -> Option<Timestamp> {
+    world.nodes.values().filter(|n| world.is_here(n.id)).map(|n| n.hello).min()
 }
 
 /// The gravest thing that can be said of a node.

@@ -1,41 +1,41 @@
 //! Moves a deployment towards its verdict.
 //!
 //! Queued → building → starting → shifting → live; the old release serves until the new one has
-//! proved itself. The newest deployment of an app wins. Never stops an instance that serves (see
-//! `instances`), and never replaces one of the live release (see `steady`).
+//! proved itself. Components that roll are exchanged while the deployment is starting, the others
+//! in the one moment of the shift. The newest deployment of an app wins. What a deployment that
+//! failed leaves behind is `steady`'s.
 
 use insula_model::app::App;
-use insula_model::build::{Artifact, Build, BuildState, Turn};
+use insula_model::build::Artifact;
 use insula_model::deployment::{Cause, CauseCode, Deployment, DeploymentState, Phase, Source};
 use insula_model::instance::{Instance, Intent};
-use insula_model::limits;
-use insula_model::observed::{Exit, InstancePhase};
+use insula_model::observed::InstancePhase;
 use insula_model::release::Release;
-use insula_model::spec::{ComponentSpec, Runtime};
+use insula_model::spec::{ComponentSpec, RolloutSpec};
 use insula_model::{AppId, ComponentName, Millis, ReleaseId, Timestamp};
 
 use crate::action::{Action, Plan};
-use crate::placement::{Ask, Kin};
+use crate::crew::{self, Asked, Crew, Pace, serves};
+use crate::placement::{Ask, NoRoom, Why};
+use crate::verdict::{fail, hopeless, lost_release, too_late};
 use crate::world::World;
+use crate::{builds, nodes, routes, single};
 
 /// Beyond an instance's own start-up time: fetching its artifact, a node that has to come back.
-const START_SLACK: Millis = Millis::secs(30);
+pub(crate) const START_SLACK: Millis = Millis::secs(30);
 /// How long a shift waits for a gateway that does not answer before it goes on without it.
 const SHIFT_TIME_MAX: Millis = Millis::secs(20);
 /// How long a deployment may look for room before it says that there is none. Long enough for an
 /// agent that restarts.
-const PLACE_TIME_MAX: Millis = Millis::secs(15);
+pub(crate) const PLACE_TIME_MAX: Millis = Millis::secs(15);
 /// After a start of the control plane, until nodes have come back and told what they hold. Until
 /// then nothing is late.
 const RETURN_TIME_MAX: Millis = Millis::secs(15);
 /// The same while instances are on their way out: a drain and a grace, as they are by default.
 const LEAVING_TIME_MAX: Millis = Millis::secs(45);
-/// Beyond the build's own time limit, which its node enforces.
-const BUILD_SLACK: Millis = Millis::secs(60);
-/// How long a build may be in the queue of a node that does not answer any more: four builds that
-/// take all their time. On one that answers it may be there for as long as its turn takes, which is
-/// bounded by what the node has room for.
-const QUEUE_TIME_MAX: Millis = Millis::secs(60 * 60);
+/// The same while a node that had some of the deployment's instances is lost: that is not the
+/// app's fault, and most nodes that are lost are back within minutes.
+const LOST_TIME_MAX: Millis = Millis::secs(300);
 
 pub(crate) fn step(world: &World, app: &App, now: Timestamp, plan: &mut Plan) {
     let Some(newest) = world.pending(app.id).last() else { return };
@@ -69,9 +69,9 @@ pub fn wanted(app: &App, component: &ComponentName, spec: &ComponentSpec) -> u32
 fn advance(world: &World, app: &App, deployment: &Deployment, now: Timestamp, plan: &mut Plan) {
     match &deployment.state {
         DeploymentState::Queued => queued(world, deployment, now, plan),
-        DeploymentState::Building => building(world, deployment, now, plan),
+        DeploymentState::Building => builds::step(world, deployment, now, plan),
         DeploymentState::Starting => starting(world, app, deployment, now, plan),
-        DeploymentState::Shifting => shifting(world, deployment, now, plan),
+        DeploymentState::Shifting => shifting(world, app, deployment, now, plan),
         DeploymentState::Live
         | DeploymentState::Failed { .. }
         | DeploymentState::Superseded { .. }
@@ -90,21 +90,7 @@ fn queued(world: &World, deployment: &Deployment, now: Timestamp, plan: &mut Pla
             let artifact = Artifact { source: *manifest, built: None, size: *size };
             plan.act(Action::CutRelease { deployment: deployment.id, artifact });
         }
-        Source::Folder { plan: build, .. } => {
-            let running =
-                builds_running(world, deployment) + builds_planned(world, deployment, plan);
-            let at_once = world.orgs.get(&deployment.org).map_or(0, |o| o.quota.builds_at_once);
-            if running >= at_once {
-                let reason =
-                    format!("{running} builds of its org are running, of {at_once} at once");
-                return plan.wait(deployment.id, reason);
-            }
-            let runtime = build.steps.first().map_or(Runtime::Host, |s| s.runtime);
-            match plan.room.place(&Ask::build(runtime, deployment.org), None) {
-                Ok(node) => plan.act(Action::StartBuild { deployment: deployment.id, node }),
-                Err(no) => no_room(world, deployment, None, &no, now, plan),
-            }
-        }
+        Source::Folder { plan: build, .. } => builds::begin(world, deployment, build, now, plan),
         Source::Release { release } => {
             plan.act(Action::UseRelease { deployment: deployment.id, release: *release });
         }
@@ -116,237 +102,171 @@ fn queued(world: &World, deployment: &Deployment, now: Timestamp, plan: &mut Pla
     }
 }
 
-fn builds_running(world: &World, deployment: &Deployment) -> u32 {
-    let running = world.builds.values().filter(|b| {
-        b.org == deployment.org && b.deployment != deployment.id && !b.state.is_final()
-    });
-    u32::try_from(running.count()).unwrap_or(u32::MAX)
+fn release_of<'a>(world: &'a World, deployment: &Deployment) -> Option<&'a Release> {
+    deployment.release.and_then(|id| world.releases.get(&id)).map(AsRef::as_ref)
 }
 
-/// Those that this very plan begins for the same org.
-fn builds_planned(world: &World, deployment: &Deployment, plan: &Plan) -> u32 {
-    let same_org = |id| world.deployments.get(id).is_some_and(|d| d.org == deployment.org);
-    let planned = plan.actions.iter().filter(
-        |action| matches!(action, Action::StartBuild { deployment, .. } if same_org(deployment)),
-    );
-    u32::try_from(planned.count()).unwrap_or(u32::MAX)
+/// Whether a deployment that is starting exchanges the live instances of a component itself.
+pub(crate) fn takes_over(world: &World, starting: &Deployment, name: &ComponentName) -> bool {
+    let spec = release_of(world, starting).and_then(|r| r.spec.components.get(name));
+    spec.is_some_and(|spec| {
+        is_rolling(spec.rollout) || single::applies(world, starting.app, name, spec)
+    })
 }
 
-fn building(world: &World, deployment: &Deployment, now: Timestamp, plan: &mut Plan) {
-    let Some(build) = deployment.build.and_then(|id| world.builds.get(&id)) else {
-        return fail(
-            deployment,
-            Cause::new(CauseCode::Internal, "its build is not there any more"),
-            plan,
-        );
-    };
-    match &build.state {
-        BuildState::Done { artifact } => {
-            plan.act(Action::CutRelease { deployment: deployment.id, artifact: *artifact });
-        }
-        BuildState::Failed { cause } => {
-            let runtime = build.plan.steps.first().map_or(Runtime::Host, |s| s.runtime);
-            retry_or_fail(world, deployment, build, runtime, cause, now, plan);
-        }
-        BuildState::Cancelled => {
-            fail(
-                deployment,
-                Cause::new(CauseCode::BuildInterrupted, "its build was cancelled"),
-                plan,
-            );
-        }
-        BuildState::Running { node, .. } if !world.nodes.contains_key(node) => {
-            let runtime = build.plan.steps.first().map_or(Runtime::Host, |s| s.runtime);
-            let cause = Cause::new(CauseCode::BuildInterrupted, "its node is gone");
-            retry_or_fail(world, deployment, build, runtime, &cause, now, plan);
-        }
-        BuildState::Queued | BuildState::Running { .. } => {
-            let reason = match build.turn {
-                Turn::Waiting => "the build waits for its turn on its node",
-                Turn::Unknown | Turn::Begun { .. } => "the build is running",
-            };
-            match build_deadline(world, build) {
-                Some(deadline) if now >= deadline => fail(deployment, overdue(build), plan),
-                Some(deadline) => {
-                    plan.wait(deployment.id, reason);
-                    plan.wake_at(deadline);
-                }
-                None => plan.wait(deployment.id, reason),
-            }
-        }
+fn is_rolling(rollout: RolloutSpec) -> bool {
+    match rollout {
+        RolloutSpec::Rolling { .. } => true,
+        RolloutSpec::BlueGreen => false,
     }
-}
-
-/// When a build has no time left. It counts from when its node began with it: other orgs may hold
-/// the node's places for builds, and this one's time is not theirs to use up.
-fn build_deadline(world: &World, build: &Build) -> Option<Timestamp> {
-    let answers = match &build.state {
-        BuildState::Running { node, .. } => world.is_here(*node),
-        BuildState::Queued
-        | BuildState::Done { .. }
-        | BuildState::Failed { .. }
-        | BuildState::Cancelled => false,
-    };
-    let whole = limits::BUILD_TIME_MAX;
-    let deadline = match build.turn {
-        Turn::Waiting if answers => return None,
-        Turn::Waiting => build.updated.plus(QUEUE_TIME_MAX),
-        Turn::Begun { at } => at.plus(whole).plus(BUILD_SLACK),
-        Turn::Unknown => build.updated.plus(whole).plus(BUILD_SLACK),
-    };
-    Some(seen_by(world, deadline))
-}
-
-fn overdue(build: &Build) -> Cause {
-    let message = match build.turn {
-        Turn::Waiting => format!("its node is away, and its turn did not come in {QUEUE_TIME_MAX}"),
-        Turn::Unknown | Turn::Begun { .. } => {
-            format!("the build took longer than {}", limits::BUILD_TIME_MAX)
-        }
-    };
-    Cause::new(CauseCode::BuildTimeout, message)
-}
-
-fn retry_or_fail(
-    world: &World,
-    deployment: &Deployment,
-    build: &Build,
-    runtime: Runtime,
-    cause: &Cause,
-    now: Timestamp,
-    plan: &mut Plan,
-) {
-    // Each attempt is marked by a build phase of its own.
-    let begun = deployment.phases.iter().filter(|m| m.phase == Phase::Build).count();
-    let attempt = u32::try_from(begun).unwrap_or(u32::MAX).max(1);
-    if cause.code == CauseCode::BuildInterrupted && attempt < limits::BUILD_ATTEMPTS_MAX {
-        let deadline = seen_by(world, build.updated.plus(PLACE_TIME_MAX));
-        match plan.room.place(&Ask::build(runtime, deployment.org), None) {
-            Ok(node) => {
-                let attempt = attempt + 1;
-                return plan.act(Action::RetryBuild { deployment: deployment.id, node, attempt });
-            }
-            Err(no) if no.may_pass() && now < deadline => {
-                plan.wake_at(deadline);
-                return plan.wait(deployment.id, format!("no node for another attempt: {no}"));
-            }
-            Err(_) => {}
-        }
-    }
-    fail(deployment, cause.clone(), plan);
 }
 
 fn starting(world: &World, app: &App, deployment: &Deployment, now: Timestamp, plan: &mut Plan) {
-    let Some(release) = deployment.release.and_then(|id| world.releases.get(&id)) else {
+    let Some(release) = release_of(world, deployment) else {
         return fail(deployment, lost_release(), plan);
     };
     let own: Vec<&Instance> =
         world.instances_of(app.id).filter(|i| i.deployment == deployment.id).collect();
-    if let Some(cause) = own.iter().find_map(|i| hopeless(i)) {
+    // What a silent node said last may not be true any more.
+    let mut heard = own.iter().filter(|i| world.is_here(i.node));
+    if let Some(cause) = heard.find_map(|i| hopeless(i)) {
         return fail(deployment, cause, plan);
     }
     let mut all_ready = true;
     for (name, spec) in &release.spec.components {
         let want = wanted(app, name, spec) as usize;
-        let mut have: Vec<&&Instance> =
-            own.iter().filter(|i| i.component == *name && i.intent == Intent::Run).collect();
-        if want > have.len() && spec.single && !give_way(world, app, deployment, name, plan) {
-            all_ready = false;
-            plan.wait(deployment.id, format!("`{name}` is single: the old one has to end first"));
-            continue;
-        }
-        for _ in have.len()..want {
-            all_ready = false;
+        let asked = Asked { app, name, goal: deployment.id, spec, want };
+        let (done, no) = component(world, deployment, &asked, now, plan);
+        if let Some(no) = no {
             let ask = Ask::of(spec, app.org);
-            match plan.room.place(&ask, Some(&Kin::new(app.id, name))) {
-                Ok(node) => plan.act(Action::Place {
-                    app: app.id,
-                    deployment: deployment.id,
-                    component: name.clone(),
-                    nodes: vec![node],
-                }),
-                Err(no) => return no_room(world, deployment, Some(name), &no, now, plan),
-            }
+            let since = last_step(deployment, &own);
+            let search = Search { component: Some(name), ask: &ask, since };
+            return no_room(world, deployment, &search, &no, now, plan);
         }
-        // Scaled down while it was starting.
-        while have.len() > want {
-            if let Some(surplus) = have.pop() {
-                plan.act(Action::Stop { instance: surplus.id, why: "scaled down" });
+        all_ready &= done;
+        for one in counted(world, &own, name).filter(|i| !serves(world, i)) {
+            // What is ready elsewhere is enough; these may still be wanted to leave.
+            if done && !is_ready(one) {
+                continue;
             }
-        }
-        for instance in have.iter().filter(|i| !is_ready(i)) {
-            all_ready = false;
-            // From when it was placed: a single one waits for the old one's end first.
-            let began = started(deployment).max(instance.created);
-            let late = seen_by(world, began.plus(spec.health.startup).plus(START_SLACK));
-            if now >= late {
-                return fail(deployment, too_late(instance, spec), plan);
+            if let Some(cause) = wait_for(world, deployment, one, spec, now, plan) {
+                return fail(deployment, cause, plan);
             }
-            plan.wake_at(late);
-            plan.wait(deployment.id, format!("`{name}` is {}", phase_of(instance)));
         }
     }
     if all_ready {
-        let drain = outgoing(world, app.id, deployment).map(|i| i.id).collect();
-        let mut warnings: Vec<String> = own
-            .iter()
-            .filter_map(|i| i.observed.present())
-            .flat_map(|report| report.warnings.iter().cloned())
-            .collect();
-        if !app.running {
-            warnings
-                .push("the app is stopped: nothing of this release was started or proved".into());
-        }
-        plan.act(Action::Shift { deployment: deployment.id, drain, warnings });
+        shift(world, app, deployment, &own, plan);
     }
 }
 
-/// Asks what is still there of a single component to end; whether it has.
-fn give_way(
+/// Those of a component that count: wanted, and not on a lost node.
+fn counted<'a>(
     world: &World,
-    app: &App,
-    deployment: &Deployment,
-    component: &ComponentName,
-    plan: &mut Plan,
-) -> bool {
-    let mut gone = true;
-    for old in world.instances_of(app.id) {
-        if old.deployment != deployment.id && old.component == *component {
-            gone = false;
-            if old.intent == Intent::Run {
-                plan.act(Action::Drain { instance: old.id, why: "makes way for the next one" });
-            }
-        }
-    }
-    gone
+    own: &[&'a Instance],
+    name: &ComponentName,
+) -> impl Iterator<Item = &'a Instance> {
+    own.iter().copied().filter(move |i| {
+        i.component == *name && i.intent == Intent::Run && !nodes::is_lost(world, i.node)
+    })
 }
 
+/// Takes a component a step further; whether it has arrived, and what has no room.
+fn component(
+    world: &World,
+    deployment: &Deployment,
+    asked: &Asked<'_>,
+    now: Timestamp,
+    plan: &mut Plan,
+) -> (bool, Option<NoRoom>) {
+    if single::applies(world, asked.app.id, asked.name, asked.spec) {
+        let no = single::step(world, asked, &deployment.id.to_string(), true, plan);
+        let mut own = world.instances_of(asked.app.id).filter(|i| i.component == *asked.name);
+        let there = own
+            .any(|i| i.deployment == deployment.id && i.intent == Intent::Run && serves(world, i));
+        return (there || asked.want == 0, no);
+    }
+    let rolling = is_rolling(asked.spec.rollout);
+    let crew = Crew::of(world, asked, |_| rolling, now, plan);
+    let no = crew::step(world, asked, Pace::of(asked.spec.rollout), &crew, now, plan);
+    let ready = crew.own_ready(world);
+    if !crew.old.is_empty() {
+        let (name, want, old) = (asked.name, asked.want, crew.old.len());
+        let said = format!("`{name}` rolls: {ready} of {want} new ones are ready, {old} old left");
+        plan.wait(deployment.id, said);
+    }
+    (ready >= asked.want && crew.old.is_empty(), no)
+}
+
+/// Waits for a new instance to become ready, or says why no longer.
+fn wait_for(
+    world: &World,
+    deployment: &Deployment,
+    one: &Instance,
+    spec: &ComponentSpec,
+    now: Timestamp,
+    plan: &mut Plan,
+) -> Option<Cause> {
+    let name = &one.component;
+    if !world.is_here(one.node) {
+        let on = nodes::name(world, one.node);
+        plan.wait(deployment.id, format!("`{name}` is on {on}, which is not heard"));
+        return None;
+    }
+    // From when it was placed: a single one waits for the old one's end first. A node that came
+    // back may have had no way to fetch what it needs before.
+    let back = world.nodes.get(&one.node).map_or(one.created, |node| node.hello);
+    let began = started(deployment).max(one.created).max(back);
+    let late = seen_by(world, began.plus(spec.health.startup).plus(START_SLACK));
+    if now >= late {
+        return Some(too_late(one, spec));
+    }
+    plan.wake_at(late);
+    plan.wait(deployment.id, format!("`{name}` is {}", phase_of(one)));
+    None
+}
+
+fn shift(world: &World, app: &App, deployment: &Deployment, own: &[&Instance], plan: &mut Plan) {
+    let drain = outgoing(world, app.id, deployment).map(|i| i.id).collect();
+    let mut warnings: Vec<String> = own
+        .iter()
+        .filter_map(|i| i.observed.present())
+        .flat_map(|report| report.warnings.iter().cloned())
+        .collect();
+    if !app.running {
+        warnings.push("the app is stopped: nothing of this release was started or proved".into());
+    }
+    plan.act(Action::Shift { deployment: deployment.id, drain, warnings });
+}
+
+/// What the new ones take over from. Not on nodes that are not heard: what is there is out of the
+/// routes by the shift itself, and is drained when its node is back.
 fn outgoing<'a>(
     world: &'a World,
     app: AppId,
     deployment: &'a Deployment,
 ) -> impl Iterator<Item = &'a Instance> {
-    world.instances_of(app).filter(|i| i.deployment != deployment.id && i.intent == Intent::Run)
+    world.instances_of(app).filter(|i| {
+        i.deployment != deployment.id && i.intent == Intent::Run && world.is_here(i.node)
+    })
 }
 
-fn shifting(world: &World, deployment: &Deployment, now: Timestamp, plan: &mut Plan) {
+fn shifting(world: &World, app: &App, deployment: &Deployment, now: Timestamp, plan: &mut Plan) {
     let since = deployment
         .phases
         .iter()
         .rev()
         .find(|m| m.phase == Phase::Shift)
         .map_or(deployment.updated, |m| m.started);
-    let instances =
-        || world.instances.values().filter(|i| i.app == deployment.app && i.run.is_none());
-    let arrived = instances()
-        .filter(|i| i.deployment == deployment.id && i.intent == Intent::Run)
-        .filter(|i| i.kind.listens() && is_ready(i) && crate::routes::has_route(world, i))
+    let routed = || world.instances_of(app.id).filter(|i| routes::has_route(world, i));
+    let arrived = routed()
+        .filter(|i| i.deployment == deployment.id && routes::may_serve(world, app, i))
         .all(|i| world.edge.routed_by_all.contains(&i.id));
-    let left = !instances()
+    let left = !world
+        .instances_of(app.id)
         .filter(|i| i.deployment != deployment.id)
         .any(|i| world.edge.routed_by_any.contains(&i.id));
-    let routed = instances().any(|i| i.kind.listens() && crate::routes::has_route(world, i));
-    if !routed || (world.edge.known && world.edge.gateways > 0 && arrived && left) {
+    let any = routed().any(|i| i.kind.listens());
+    if !any || (world.edge.known && world.edge.gateways > 0 && arrived && left) {
         return plan.act(Action::GoLive { deployment: deployment.id, warnings: vec![] });
     }
     let deadline = seen_by(world, since.plus(SHIFT_TIME_MAX));
@@ -359,7 +279,7 @@ fn shifting(world: &World, deployment: &Deployment, now: Timestamp, plan: &mut P
 }
 
 /// A deadline, or when nodes had the time to say that it was met while nobody listened.
-fn seen_by(world: &World, deadline: Timestamp) -> Timestamp {
+pub(crate) fn seen_by(world: &World, deadline: Timestamp) -> Timestamp {
     deadline.max(world.since.plus(RETURN_TIME_MAX))
 }
 
@@ -380,99 +300,65 @@ fn started(deployment: &Deployment) -> Timestamp {
         .map_or(deployment.updated, |m| m.started)
 }
 
-/// Why waiting for this new instance would not help, if so.
-fn hopeless(instance: &Instance) -> Option<Cause> {
-    if instance.intent != Intent::Run {
-        return None;
-    }
-    let report = instance.observed.present()?;
-    let component = Some(instance.component.clone());
-    if let InstancePhase::Stuck { cause } = &report.phase {
-        return Some(Cause { component, ..cause.clone() });
-    }
-    if report.ready_since.is_some() || report.exits_before_ready < limits::EXITS_BEFORE_READY_MAX {
-        return None;
-    }
-    let note = report.last_exit.clone()?;
-    let code = match note.exit {
-        Exit::OutOfMemory => CauseCode::OutOfMemory,
-        Exit::NotStarted { .. } => CauseCode::StartFailed,
-        Exit::Code { .. } | Exit::Signal { .. } | Exit::Lost => CauseCode::Exited,
-    };
-    let times = report.exits_before_ready;
-    Some(Cause {
-        message: format!(
-            "`{}` ended {times} times before it was ready: {}",
-            instance.component, note.exit
-        ),
-        hint: hint_for(&note.exit).map(str::to_owned),
-        component,
-        exit: Some(note.exit),
-        tail: note.tail,
-        code,
-    })
+/// When a deployment found room last: from then on it looks for more.
+fn last_step(deployment: &Deployment, own: &[&Instance]) -> Timestamp {
+    own.iter().map(|i| i.created).fold(deployment.updated, Timestamp::max)
 }
 
-fn hint_for(exit: &Exit) -> Option<&'static str> {
-    match exit {
-        Exit::Code { code: 0 } => {
-            Some("a service has to keep running; make it `kind = \"job\"` if it is meant to end")
-        }
-        Exit::Code { code: 127 } => Some("127 is a shell's word for: command not found"),
-        Exit::Code { code: 126 } => Some("126 is a shell's word for: not executable"),
-        Exit::OutOfMemory => Some("give it more with `memory = \"512MiB\"` in insula.toml"),
-        Exit::Code { .. } | Exit::Signal { .. } | Exit::NotStarted { .. } | Exit::Lost => None,
-    }
+/// A search for room that found none.
+pub(crate) struct Search<'a> {
+    /// Nothing for the build.
+    pub(crate) component: Option<&'a ComponentName>,
+    pub(crate) ask: &'a Ask,
+    pub(crate) since: Timestamp,
 }
 
-fn too_late(instance: &Instance, spec: &ComponentSpec) -> Cause {
-    let report = instance.observed.present();
-    let said = match report.map(|r| &r.phase) {
-        Some(InstancePhase::Unready { reason }) => format!("it fails its probe: {reason}"),
-        Some(phase) => format!("it is {}", phase.as_str()),
-        None => "its node has not reported it".to_owned(),
-    };
-    let message =
-        format!("`{}` was not ready within {}: {said}", instance.component, spec.health.startup);
-    let last = report.and_then(|r| r.last_exit.clone());
-    Cause {
-        component: Some(instance.component.clone()),
-        exit: last.as_ref().map(|note| note.exit.clone()),
-        tail: last.map(|note| note.tail).unwrap_or_default(),
-        hint: Some("a slow starter may ask for more with `health = { startup = \"120s\" }`".into()),
-        ..Cause::new(CauseCode::ProbeFailed, message)
-    }
-}
-
-fn lost_release() -> Cause {
-    Cause::new(CauseCode::SourceLost, "the release it starts from is not kept any more")
-}
-
-fn no_room(
+pub(crate) fn no_room(
     world: &World,
     deployment: &Deployment,
-    component: Option<&ComponentName>,
-    no: &crate::placement::NoRoom,
+    search: &Search<'_>,
+    no: &NoRoom,
     now: Timestamp,
     plan: &mut Plan,
 ) {
-    // What is on its way out gives its room back.
-    let leaving = world.instances.values().any(|i| i.intent != Intent::Run);
-    let patience = if leaving { LEAVING_TIME_MAX } else { PLACE_TIME_MAX };
-    let deadline = seen_by(world, deployment.updated.plus(patience));
-    let what = component.map_or_else(|| "the build".to_owned(), |c| format!("`{c}`"));
-    let message = format!("no node has room for {what}: {no}");
-    if (leaving || no.may_pass()) && now < deadline {
+    let mut own = world.instances_of(deployment.app).filter(|i| i.deployment == deployment.id);
+    let hit = own.any(|i| i.intent == Intent::Run && nodes::is_lost(world, i.node));
+    let patience = if hit {
+        LOST_TIME_MAX
+    } else if room_may_come(world, search.ask, no) {
+        LEAVING_TIME_MAX
+    } else if no.may_pass() {
+        PLACE_TIME_MAX
+    } else {
+        Millis(0)
+    };
+    let what = search.component.map_or_else(|| "the build".to_owned(), |c| format!("`{c}`"));
+    let message = format!("{what} cannot be placed: {no}");
+    let deadline = seen_by(world, search.since.plus(patience));
+    if patience > Millis(0) && now < deadline {
         plan.wake_at(deadline);
         return plan.wait(deployment.id, message);
     }
-    let cause =
-        Cause { component: component.cloned(), ..Cause::new(CauseCode::NoCapacity, message) };
+    let component = search.component.cloned();
+    let cause = Cause { component, ..Cause::new(CauseCode::NoCapacity, message) };
     fail(deployment, cause, plan);
 }
 
-fn fail(deployment: &Deployment, cause: Cause, plan: &mut Plan) {
-    plan.act(Action::Fail { deployment: deployment.id, cause: Box::new(cause) });
+/// Whether what is on its way out may give its room back, and that would be enough.
+pub(crate) fn room_may_come(world: &World, ask: &Ask, no: &NoRoom) -> bool {
+    let amounts = [Why::Memory, Why::Cpu, Why::Pids, Why::Disk, Why::Instances, Why::Org];
+    let short = amounts.iter().any(|why| no.counts().contains_key(why));
+    let fits = |node: &insula_model::node::Node| {
+        let (all, rules) = (&node.offer.capacity, &world.rules);
+        let times = |n: u64, hundredths: u32| n.saturating_mul(u64::from(hundredths)) / 100;
+        times(all.memory.0, rules.memory_overcommit) >= ask.memory.0
+            && times(u64::from(all.cpu.0), rules.cpu_overcommit) >= u64::from(ask.cpu.0)
+            && all.pids >= ask.pids
+            && all.disk >= ask.disk
+    };
+    short
+        && world.instances.leaving().next().is_some()
+        && world.nodes.values().any(|node| fits(node))
 }
 
 /// The spec that an instance was started with.

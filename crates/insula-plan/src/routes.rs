@@ -6,40 +6,55 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use insula_model::app::App;
-use insula_model::deployment::DeploymentState;
+use insula_model::deployment::{Deployment, DeploymentState};
 use insula_model::instance::{Instance, Intent};
-use insula_model::observed::InstancePhase;
 use insula_model::release::Release;
 use insula_model::routes::{Endpoint, Route, RouteTable};
-use insula_model::spec::{ComponentSpec, RouteSpec};
-use insula_model::{HostName, NodeId};
+use insula_model::spec::{ComponentSpec, RolloutSpec, RouteSpec};
+use insula_model::{DeploymentId, HostName, NodeId, ReleaseId};
 
-use crate::rollout::spec_of;
+use crate::nodes;
+use crate::rollout::{is_ready, spec_of};
 use crate::world::World;
 
 /// Hosts and paths to the instances that may serve them now.
 pub fn table(world: &World) -> RouteTable {
+    let parts: Vec<Vec<Route>> = world.apps.values().map(|app| of_app(world, app)).collect();
+    assemble(world, parts.iter())
+}
+
+/// The routes of one app. They depend on nothing but the app, its domains, releases, deployments
+/// and instances, and on which of their nodes are lost.
+pub fn of_app(world: &World, app: &App) -> Vec<Route> {
     let mut routes = Vec::new();
-    for app in world.apps.values() {
-        let Some(release) = serving(world, app) else { continue };
-        let hosts = hosts(world, app);
-        for (name, spec) in &release.spec.components {
-            let endpoints = endpoints(world, app, name.as_str());
-            for route in effective_routes(release, spec) {
-                for host in &hosts {
-                    routes.push(Route {
-                        host: host.clone(),
-                        path: route.path.clone(),
-                        preserve: route.preserve,
-                        org: app.org,
-                        app: app.id,
-                        component: name.clone(),
-                        endpoints: endpoints.clone(),
-                    });
-                }
+    let Some(release) = serving(world, app) else { return routes };
+    let hosts = hosts(world, app);
+    for (name, spec) in &release.spec.components {
+        let paths = effective_routes(release, spec);
+        if paths.is_empty() {
+            continue;
+        }
+        let endpoints = endpoints(world, app, name.as_str());
+        for route in paths {
+            for host in &hosts {
+                routes.push(Route {
+                    host: host.clone(),
+                    path: route.path.clone(),
+                    preserve: route.preserve,
+                    org: app.org,
+                    app: app.id,
+                    component: name.clone(),
+                    endpoints: endpoints.clone(),
+                });
             }
         }
     }
+    routes
+}
+
+/// One table of the routes of all apps, the longest path of a host first.
+pub fn assemble<'a>(world: &World, parts: impl Iterator<Item = &'a Vec<Route>>) -> RouteTable {
+    let mut routes: Vec<Route> = parts.flatten().cloned().collect();
     routes.sort_by(|a, b| {
         (&a.host, Reverse(a.path.len()), &a.path).cmp(&(&b.host, Reverse(b.path.len()), &b.path))
     });
@@ -52,11 +67,20 @@ pub fn hosts(world: &World, app: &App) -> Vec<HostName> {
     app.default_host(&world.suffix).into_iter().chain(domains).collect()
 }
 
-/// The release whose routes count: that of the deployment that shifts, else the live one.
+/// The deployment that has the routes, and its release: the one that shifts, else the live one.
+fn in_charge(world: &World, app: &App) -> Option<(DeploymentId, ReleaseId)> {
+    let shifting = shifting(world, app).and_then(|d| Some((d.id, d.release?)));
+    shifting.or(app.live.as_ref().map(|live| (live.deployment, live.release)))
+}
+
+fn shifting<'a>(world: &'a World, app: &App) -> Option<&'a Deployment> {
+    world.pending(app.id).filter(|d| d.state == DeploymentState::Shifting).last()
+}
+
+/// The release whose routes count.
 fn serving<'a>(world: &'a World, app: &App) -> Option<&'a Release> {
-    let shifting = world.pending(app.id).filter(|d| d.state == DeploymentState::Shifting).last();
-    let id = shifting.and_then(|d| d.release).or(app.live.as_ref().map(|l| l.release))?;
-    world.releases.get(&id).map(Arc::as_ref)
+    let (_, release) = in_charge(world, app)?;
+    world.releases.get(&release).map(Arc::as_ref)
 }
 
 /// Where each node with an endpoint in the table is reached from elsewhere.
@@ -65,35 +89,42 @@ fn relays(world: &World, routes: &[Route]) -> BTreeMap<NodeId, SocketAddr> {
     nodes.filter_map(|id| Some((id, world.nodes.get(&id)?.relay?))).collect()
 }
 
+/// Those on lost nodes only as long as there are no others: a control plane that is cut off from
+/// every node must not take from the gateways what they may still reach.
 fn endpoints(world: &World, app: &App, component: &str) -> Vec<Endpoint> {
-    world
+    let (lost, there): (Vec<&Instance>, Vec<&Instance>) = world
         .instances_of(app.id)
-        .filter(|i| i.component.as_str() == component && may_serve(world, app, i))
-        .filter_map(|i| {
-            let address = i.observed.present()?.endpoint?;
-            Some(Endpoint { instance: i.id, node: i.node, address })
-        })
-        .collect()
+        .filter(|i| i.component.as_str() == component && belongs(world, app, i))
+        .partition(|i| nodes::is_lost(world, i.node));
+    let best = if there.is_empty() { lost } else { there };
+    let endpoint = |i: &Instance| {
+        let address = i.observed.present()?.endpoint?;
+        Some(Endpoint { instance: i.id, node: i.node, address })
+    };
+    best.into_iter().filter_map(endpoint).collect()
 }
 
-/// Whether an instance belongs in the routes: wanted, ready, and of a deployment that has shifted.
-fn may_serve(world: &World, app: &App, instance: &Instance) -> bool {
-    let live = app.live.as_ref().is_some_and(|l| l.deployment == instance.deployment);
-    let shifting = world
-        .deployments
-        .get(&instance.deployment)
-        .is_some_and(|d| d.state == DeploymentState::Shifting);
-    let ready = instance.observed.present().is_some_and(|r| match &r.phase {
-        InstancePhase::Ready => true,
-        InstancePhase::Preparing
-        | InstancePhase::Starting
-        | InstancePhase::Unready { .. }
-        | InstancePhase::BackingOff { .. }
-        | InstancePhase::Stuck { .. }
-        | InstancePhase::Stopping
-        | InstancePhase::Finished => false,
-    });
-    instance.intent == Intent::Run && instance.kind.listens() && ready && (live || shifting)
+/// Whether an instance belongs in the routes, and its node is not lost.
+pub(crate) fn may_serve(world: &World, app: &App, instance: &Instance) -> bool {
+    belongs(world, app, instance) && !nodes::is_lost(world, instance.node)
+}
+
+/// Whether an instance belongs in the routes: wanted, ready, and of the deployment that is in
+/// charge. Components that roll serve from both releases until the shift.
+fn belongs(world: &World, app: &App, instance: &Instance) -> bool {
+    let own = in_charge(world, app).is_some_and(|(id, _)| id == instance.deployment);
+    let beside = || shifting(world, app).is_none() && rolls(world, instance);
+    instance.intent == Intent::Run
+        && instance.kind.listens()
+        && is_ready(instance)
+        && (own || beside())
+}
+
+fn rolls(world: &World, instance: &Instance) -> bool {
+    spec_of(world, instance).is_some_and(|spec| match spec.rollout {
+        RolloutSpec::Rolling { .. } => true,
+        RolloutSpec::BlueGreen => false,
+    })
 }
 
 /// Whether the release of an instance gives its component any route.

@@ -5,18 +5,21 @@ use insula_model::observed::{Exit, InstancePhase, Observed};
 use insula_model::{Millis, Timestamp};
 
 use crate::action::{Action, Plan};
+use crate::nodes;
 use crate::placement::Ask;
 use crate::world::World;
 
 /// How long a run looks for room on nodes that are there. Longer than drains and graces usually
 /// are, and short enough that whoever waits for it is told the same hour.
 const RUN_WAIT_MAX: Millis = Millis::secs(600);
+/// Within this a node that answers has been told of an instance and holds it.
+const BEGIN_TIME_MAX: Millis = Millis::secs(30);
 
 pub(crate) fn step(world: &World, run: &Run, now: Timestamp, plan: &mut Plan) {
     let instance = run.instance.and_then(|id| world.instances.get(&id));
     match (&run.state, instance) {
         (RunState::Queued, _) => place(world, run, now, plan),
-        (RunState::Running, Some(instance)) => watch(run, instance, plan),
+        (RunState::Running, Some(instance)) => watch(world, run, instance, plan),
         (RunState::Running, None) => plan.act(Action::EndRun { run: run.id, exit: Exit::Lost }),
         (RunState::Ended { .. } | RunState::Cancelled, _) => {}
     }
@@ -36,20 +39,20 @@ fn place(world: &World, run: &Run, now: Timestamp, plan: &mut Plan) {
     match plan.room.place(&Ask::of(spec, run.org), None) {
         Ok(node) => plan.act(Action::StartRun { run: run.id, node }),
         // A node that is away may take it once it is back; one that is there had its time.
-        Err(no) if no.may_pass() => plan.wait(run.id, format!("no node has room: {no}")),
+        Err(no) if no.may_pass() => plan.wait(run.id, format!("it cannot be placed: {no}")),
         Err(no) => {
             let deadline = run.created.plus(RUN_WAIT_MAX);
             if now >= deadline {
-                let reason = format!("no node had room within {RUN_WAIT_MAX}: {no}");
+                let reason = format!("it could not be placed within {RUN_WAIT_MAX}: {no}");
                 return plan.act(Action::EndRun { run: run.id, exit: Exit::NotStarted { reason } });
             }
             plan.wake_at(deadline);
-            plan.wait(run.id, format!("no node has room: {no}"));
+            plan.wait(run.id, format!("it cannot be placed: {no}"));
         }
     }
 }
 
-fn watch(run: &Run, instance: &Instance, plan: &mut Plan) {
+fn watch(world: &World, run: &Run, instance: &Instance, plan: &mut Plan) {
     match &instance.observed {
         Observed::Present { value, .. } if value.phase == InstancePhase::Finished => {
             let exit = value.last_exit.as_ref().map_or(Exit::Lost, |note| note.exit.clone());
@@ -62,9 +65,34 @@ fn watch(run: &Run, instance: &Instance, plan: &mut Plan) {
                 plan.act(Action::EndRun { run: run.id, exit });
             }
         }
-        Observed::Absent { .. } if instance.intent != Intent::Run => {
+        Observed::Absent { seen } if is_gone(world, instance, *seen) => {
             plan.act(Action::EndRun { run: run.id, exit: Exit::Lost });
         }
-        Observed::Unknown | Observed::Present { .. } | Observed::Absent { .. } => {}
+        Observed::Unknown | Observed::Present { .. } | Observed::Absent { .. } => {
+            wait_for_node(world, run, instance, plan);
+        }
     }
+}
+
+/// Whether the node that says an instance is not there had been told of it, and had the time to
+/// begin: then it had it once, and came back without it.
+fn is_gone(world: &World, instance: &Instance, seen: Timestamp) -> bool {
+    instance.intent != Intent::Run
+        || (world.is_here(instance.node) && seen >= instance.created.plus(BEGIN_TIME_MAX))
+}
+
+/// A job must not run twice, so what is on a node that is away counts as running.
+fn wait_for_node(world: &World, run: &Run, instance: &Instance, plan: &mut Plan) {
+    if world.is_here(instance.node) {
+        return;
+    }
+    let node = nodes::name(world, instance.node);
+    let since = world.nodes.get(&instance.node).and_then(|node| node.lost);
+    let how = since.map_or_else(|| "is not heard".into(), |at| format!("is lost since {at}"));
+    plan.wait(
+        run.id,
+        format!(
+            "its node {node} {how}: it may still be running, and must not run twice; it ends as lost if {node} comes back without it or is removed"
+        ),
+    );
 }

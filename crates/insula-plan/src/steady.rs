@@ -1,87 +1,108 @@
 //! Keeps what is live as large as it should be, and ends what belongs to nothing.
 //!
-//! Never touches the instances of a deployment that is under way (see `rollout`).
-
-use std::collections::BTreeSet;
+//! Never touches the instances of a deployment that is under way, nor the components that it is
+//! exchanging one by one (see `rollout`).
 
 use insula_model::app::App;
-use insula_model::deployment::DeploymentState;
+use insula_model::deployment::{Deployment, DeploymentState};
 use insula_model::instance::{Instance, Intent};
-use insula_model::{ComponentName, DeploymentId, Timestamp};
+use insula_model::spec::{ComponentSpec, RolloutSpec};
+use insula_model::{ComponentName, DeploymentId, ReleaseId, Timestamp};
 
 use crate::action::{Action, Plan};
-use crate::placement::{Ask, Kin};
-use crate::rollout::wanted;
+use crate::crew::{self, Asked, Crew, Pace};
+use crate::placement::NoRoom;
+use crate::rollout::{self, is_ready, spec_of, wanted};
+use crate::single;
 use crate::world::World;
 
-pub(crate) fn step(world: &World, app: &App, _now: Timestamp, plan: &mut Plan) {
-    let under_way: BTreeSet<DeploymentId> = world.pending(app.id).map(|d| d.id).collect();
-    let shifting = world.pending(app.id).any(|d| d.state == DeploymentState::Shifting);
-    let live = app.live.as_ref();
-    for instance in world.instances_of(app.id) {
-        let belongs = under_way.contains(&instance.deployment)
-            || live.is_some_and(|l| l.deployment == instance.deployment);
-        if !belongs && instance.intent == Intent::Run {
-            let (instance, why) = (instance.id, "its deployment did not become live");
-            plan.act(Action::Stop { instance, why });
-        }
-    }
-    let Some(live) = live else { return };
-    // Those that shift take over in this moment: what was live is on its way out.
-    if shifting {
-        return;
-    }
-    let Some(release) = world.releases.get(&live.release) else { return };
+pub(crate) fn step(world: &World, app: &App, now: Timestamp, plan: &mut Plan) {
+    let goal = goal(world, app);
+    end_strays(world, app, goal.map(|(deployment, _)| deployment), plan);
+    let Some((deployment, release)) = goal else { return };
+    let Some(release) = world.releases.get(&release) else { return };
+    let starting = starting(world, app);
     for (name, spec) in &release.spec.components {
-        let have = instances(world, app, live.deployment, name);
+        if starting.is_some_and(|d| rollout::takes_over(world, d, name)) {
+            continue;
+        }
         let want = wanted(app, name, spec) as usize;
-        if have.len() > want {
-            // The youngest go: the oldest have proved themselves longest.
-            for surplus in &have[want..] {
-                plan.act(Action::Drain { instance: surplus.id, why: "scaled down" });
-            }
-        }
-        // A single component that a deployment has asked to make way stays away.
-        let replaced = spec.single && !under_way.is_empty();
-        let still_there = spec.single
-            && world.instances_of(app.id).any(|i| {
-                i.component == *name && (i.intent != Intent::Run || i.deployment != live.deployment)
-            });
-        if have.len() >= want || replaced {
-            continue;
-        }
-        if still_there {
-            plan.wait(app.id, format!("`{name}` is single: the old one has to end first"));
-            continue;
-        }
-        for _ in have.len()..want {
-            let ask = Ask::of(spec, app.org);
-            match plan.room.place(&ask, Some(&Kin::new(app.id, name))) {
-                Ok(node) => plan.act(Action::Place {
-                    app: app.id,
-                    deployment: live.deployment,
-                    component: name.clone(),
-                    nodes: vec![node],
-                }),
-                Err(no) => {
-                    plan.wait(app.id, format!("no node has room for `{name}`: {no}"));
-                    break;
-                }
-            }
+        let asked = Asked { app, name, goal: deployment, spec, want };
+        if let Some(no) = component(world, &asked, now, plan) {
+            plan.wait(app.id, format!("`{name}` cannot be placed: {no}"));
         }
     }
 }
 
-fn instances<'a>(
-    world: &'a World,
-    app: &App,
-    deployment: DeploymentId,
-    component: &ComponentName,
-) -> Vec<&'a Instance> {
-    world
-        .instances_of(app.id)
-        .filter(|i| {
-            i.deployment == deployment && i.component == *component && i.intent == Intent::Run
-        })
-        .collect()
+fn component(world: &World, asked: &Asked<'_>, now: Timestamp, plan: &mut Plan) -> Option<NoRoom> {
+    if single::applies(world, asked.app.id, asked.name, asked.spec) {
+        return single::step(world, asked, &asked.app.id.to_string(), false, plan);
+    }
+    // What a deployment that failed has left behind serves until the ones before it are back.
+    let is_old = |i: &Instance| !is_under_way(world, i) && is_ready(i) && rolls(world, i).is_some();
+    let crew = Crew::of(world, asked, is_old, now, plan);
+    let pace = crew.old.iter().find_map(|i| rolls(world, i)).unwrap_or(asked.spec.rollout);
+    crew::step(world, asked, Pace::of(pace), &crew, now, plan)
+}
+
+/// What should be there: of the deployment that shifts, else of the live one.
+fn goal(world: &World, app: &App) -> Option<(DeploymentId, ReleaseId)> {
+    let shifting = world.pending(app.id).filter(|d| d.state == DeploymentState::Shifting).last();
+    let shifting = shifting.and_then(|d| Some((d.id, d.release?)));
+    shifting.or(app.live.as_ref().map(|live| (live.deployment, live.release)))
+}
+
+fn starting<'a>(world: &'a World, app: &App) -> Option<&'a Deployment> {
+    world.pending(app.id).last().filter(|d| d.state == DeploymentState::Starting)
+}
+
+fn is_under_way(world: &World, instance: &Instance) -> bool {
+    world.deployments.get(&instance.deployment).is_some_and(|d| !d.state.is_final())
+}
+
+/// How an instance is exchanged if it may serve beside those of another release.
+pub(crate) fn rolls(world: &World, instance: &Instance) -> Option<RolloutSpec> {
+    let spec: &ComponentSpec = spec_of(world, instance)?;
+    match spec.rollout {
+        RolloutSpec::Rolling { .. } if !spec.single => Some(spec.rollout),
+        RolloutSpec::Rolling { .. } | RolloutSpec::BlueGreen => None,
+    }
+}
+
+/// Ends what belongs neither to the goal nor to a deployment that is under way. Never on a node
+/// that is not heard: what is to be done there can be decided when it is back.
+fn end_strays(world: &World, app: &App, goal: Option<DeploymentId>, plan: &mut Plan) {
+    let starting = starting(world, app);
+    for one in world.instances_of(app.id).filter(|i| i.intent == Intent::Run) {
+        let exchanged = starting.is_some_and(|d| rollout::takes_over(world, d, &one.component));
+        if goal == Some(one.deployment)
+            || exchanged
+            || is_under_way(world, one)
+            || !world.is_here(one.node)
+        {
+            continue;
+        }
+        // `component` exchanges these, one by one.
+        let replaceable = goal.is_some() && is_ready(one) && rolls(world, one).is_some();
+        if replaceable && goes_on(world, app, &one.component) {
+            continue;
+        }
+        let instance = one.id;
+        let replaced = world
+            .deployments
+            .get(&one.deployment)
+            .is_some_and(|d| d.state == DeploymentState::Live);
+        plan.act(if replaced {
+            Action::Drain { instance, why: "another release took over" }
+        } else {
+            Action::Stop { instance, why: "its deployment did not become live" }
+        });
+    }
+}
+
+/// Whether the goal has such a component, and not as a single one.
+fn goes_on(world: &World, app: &App, component: &ComponentName) -> bool {
+    let release = goal(world, app).and_then(|(_, release)| world.releases.get(&release));
+    let spec = release.and_then(|r| r.spec.components.get(component));
+    spec.is_some_and(|spec| !single::applies(world, app.id, component, spec))
 }

@@ -14,11 +14,12 @@ use insula_model::target::{
 };
 use insula_model::{Bytes, EnvironmentId, NodeId, limits};
 
+use crate::nodes;
 use crate::world::World;
 
 pub fn node(world: &World, node: NodeId) -> NodeTarget {
     let instances = world.instances.of_node(node).filter_map(|i| instance(world, i));
-    let builds = world.builds.values().filter_map(|b| match &b.state {
+    let builds = world.builds_under_way().filter_map(|b| match &b.state {
         BuildState::Running { node: on, attempt } if *on == node => build(world, b, *attempt),
         BuildState::Running { .. }
         | BuildState::Queued
@@ -46,10 +47,16 @@ fn fleet(world: &World, node: NodeId) -> FleetTarget {
     let apps = world.apps.values().filter(|app| here.contains(&app.environment));
     for remote in apps.flat_map(|app| world.instances_of(app.id)).filter(|i| i.node != node) {
         let Some(relay) = world.nodes.get(&remote.node).and_then(|n| n.relay) else { continue };
-        let neighbour = neighbours
-            .entry(remote.node)
-            .or_insert_with(|| Neighbour { relay, instances: BTreeMap::new() });
-        neighbour.instances.extend(remote_instance(world, remote).map(|it| (remote.id, it)));
+        let neighbour = neighbours.entry(remote.node).or_insert_with(|| Neighbour {
+            relay,
+            environments: BTreeSet::new(),
+            instances: BTreeMap::new(),
+        });
+        neighbour.environments.insert(remote.environment);
+        // A lost node may still call us; that we should call it, nobody can say.
+        if !nodes::is_lost(world, remote.node) {
+            neighbour.instances.extend(remote_instance(world, remote).map(|it| (remote.id, it)));
+        }
     }
     FleetTarget { gateways: world.gateways.keys().copied().collect(), neighbours }
 }

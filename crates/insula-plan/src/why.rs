@@ -1,11 +1,15 @@
-//! Everything can be asked why: sentences about an app, a deployment, an instance or a run.
+//! Everything can be asked why: sentences about an app, a deployment, an instance, a run or a node.
 
-use insula_model::AppId;
+use std::collections::BTreeMap;
+
 use insula_model::deployment::{Deployment, DeploymentState};
 use insula_model::instance::{Instance, Intent};
+use insula_model::node::{Duty, Node, NodeState};
 use insula_model::observed::{InstancePhase, InstanceReport, Observed};
+use insula_model::{AppId, NodeId, Timestamp};
 
 use crate::action::Plan;
+use crate::nodes;
 use crate::world::World;
 
 /// What the last plan said of a subject, in the order in which it was said.
@@ -14,15 +18,11 @@ pub fn waits<'a>(plan: &'a Plan, subject: &'a str) -> impl Iterator<Item = &'a s
 }
 
 pub fn instance(world: &World, instance: &Instance) -> Vec<String> {
-    let mut said = Vec::new();
-    if !world.is_here(instance.node) {
-        let name = world.nodes.get(&instance.node).map_or("its node", |node| node.name.as_str());
-        said.push(format!("{name} is not connected; this is what it said last"));
-    }
+    let mut said: Vec<String> = its_node(world, instance).into_iter().collect();
     match instance.intent {
         Intent::Run => said.push("it should run".to_owned()),
         Intent::Drain { since } => {
-            said.push(format!("it is being drained since {since}: another release took over"));
+            said.push(format!("it is being drained since {since}: others take over"));
         }
         Intent::Stop { since } => said.push(format!("it was told to stop at {since}")),
     }
@@ -34,6 +34,83 @@ pub fn instance(world: &World, instance: &Instance) -> Vec<String> {
         Observed::Present { value, .. } => said.extend(report(value)),
     }
     said
+}
+
+/// What of its node matters to it.
+fn its_node(world: &World, instance: &Instance) -> Option<String> {
+    let Some(node) = world.nodes.get(&instance.node) else {
+        return Some("its node was removed".into());
+    };
+    let name = &node.name;
+    if let Some(since) = node.lost {
+        let single = crate::rollout::spec_of(world, instance).is_some_and(|spec| spec.single);
+        let then = match (instance.run, single) {
+            (Some(_), _) => "a run must not happen twice, so it counts as running",
+            (None, true) => "there may never be two of it, so it is not replaced yet",
+            (None, false) => {
+                "it is replaced elsewhere, and what is too many ends once that is back"
+            }
+        };
+        return Some(format!("{name} is lost since {since}; this is what it said last; {then}"));
+    }
+    if !world.is_here(node.id) {
+        return Some(format!("{name} is not connected; this is what it said last"));
+    }
+    let moves = nodes::is_draining(world, node.id) && instance.intent == Intent::Run;
+    moves.then(|| format!("{name} is being drained: it moves to another node"))
+}
+
+/// How a node fares, what it does not get, and what it waits for. The operator's.
+pub fn node(world: &World, plan: &Plan, id: NodeId) -> Vec<String> {
+    let Some(node) = world.nodes.get(&id) else { return vec!["it was removed".into()] };
+    let mut said = vec![standing(world, node)];
+    said.extend(node.ailments.iter().map(|a| format!("{}: {}", a.kind.as_str(), a.message)));
+    let mut there: BTreeMap<&'static str, usize> = BTreeMap::new();
+    for one in world.instances.of_node(id) {
+        *there.entry(part(one)).or_default() += 1;
+    }
+    said.extend(there.into_iter().map(|(what, count)| format!("{count} {what}")));
+    said.extend(waits(plan, &id.to_string()).map(str::to_owned));
+    said
+}
+
+/// What an instance is to its node.
+fn part(instance: &Instance) -> &'static str {
+    match instance.intent {
+        Intent::Run if instance.run.is_some() => "runs of jobs that go on",
+        Intent::Run => "instances that should run",
+        Intent::Drain { .. } => "instances that finish their requests",
+        Intent::Stop { .. } => "instances that were told to stop",
+    }
+}
+
+fn standing(world: &World, node: &Node) -> String {
+    let since = |duty: &Duty| match duty {
+        Duty::Serve => None,
+        Duty::Cordon { since } | Duty::Drain { since } => Some(*since),
+    };
+    match (nodes::state(world, node), node.lost.or(since(&node.duty))) {
+        (NodeState::Ready, _) => "it is ready and gets new instances".into(),
+        (NodeState::Suspect, _) => "it missed a heartbeat and gets nothing new for now".into(),
+        (NodeState::Degraded, _) => "something is wrong with it, so it gets nothing new".into(),
+        (NodeState::Lost, since) => format!(
+            "it is lost{}: what it has is replaced elsewhere, but for single instances and runs; nothing there is stopped",
+            at(since)
+        ),
+        (NodeState::Cordoned, since) => {
+            format!("it is cordoned{}: it keeps what it has and gets nothing new", at(since))
+        }
+        (NodeState::Draining, since) => {
+            format!("it is being drained{}: what it has moves to others", at(since))
+        }
+        (NodeState::Drained, since) => {
+            format!("it was drained{} and holds nothing any more", at(since))
+        }
+    }
+}
+
+fn at(since: Option<Timestamp>) -> String {
+    since.map_or_else(String::new, |since| format!(" since {since}"))
 }
 
 fn report(report: &InstanceReport) -> Vec<String> {
@@ -106,7 +183,8 @@ pub fn app(world: &World, app: AppId, newest: Option<&Deployment>, plan: &Plan) 
             // One that is ready now and was not a moment ago is worth a word.
             r.phase == InstancePhase::Ready && r.restarts == 0
         });
-        if !ready || i.intent != Intent::Run {
+        let placed_well = its_node(world, i).is_none();
+        if !ready || i.intent != Intent::Run || !placed_well {
             said.push(format!("{} ({}): {}", i.id, i.component, instance(world, i).join("; ")));
         }
     }

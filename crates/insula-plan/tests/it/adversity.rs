@@ -45,14 +45,14 @@ fn a_server_that_was_away_gives_nodes_time_to_come_back_before_it_says_no_room()
     check(
         &s.settle(),
         expect![[r#"
-            wait d1: no node has room for the build: no node answers: a
+            wait d1: the build cannot be placed: no node answers: a
         "#]],
     );
     s.later(Millis::secs(15));
     check(
         &s.settle(),
         expect![[r#"
-            d1 failed: no_capacity: no node has room for the build: no node answers: a
+            d1 failed: no_capacity: the build cannot be placed: no node answers: a
         "#]],
     );
 }
@@ -122,7 +122,7 @@ fn room_that_is_being_given_back_is_waited_for() {
         &s.settle(),
         expect![[r#"
             cut a release for d3
-            wait d3: no node has room for `web`: no node has 256MiB free: a 88MiB
+            wait d3: `web` cannot be placed: no node has 256MiB free: a 88MiB
             wait i1 (web): draining: requests are under way
         "#]],
     );
@@ -200,11 +200,11 @@ fn a_node_that_will_not_come_back_gives_up_what_it_had() {
     check(
         &s.settle(),
         expect![[r#"
-        forget i1 (web)
-        forget i2 (job)
-        place web of d1 on node b
-        the run ended: gone without a trace (a reboot?)
-    "#]],
+            place web of d1 on node b
+            forget i1 (web)
+            forget i2 (job)
+            the run ended: gone without a trace (a reboot?)
+        "#]],
     );
 }
 

@@ -3,4 +3,5 @@
 mod adversity;
 mod placement;
 mod scene;
+mod script;
 mod stories;

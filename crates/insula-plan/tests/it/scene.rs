@@ -25,6 +25,10 @@ pub struct Scene {
     pub app: AppId,
     made: u64,
     names: BTreeMap<String, String>,
+    /// Whether instances are called `web.2`, and told of when they have been placed.
+    pub dotted: bool,
+    /// What the operator's history says.
+    pub events: Vec<String>,
 }
 
 pub fn component(kind: ComponentKind, instances: u32) -> ComponentSpec {
@@ -40,12 +44,21 @@ pub fn spec(components: &[(&str, ComponentSpec)]) -> AppSpec {
 impl Scene {
     /// One org, one app, one node with room for plenty, one gateway that follows at once.
     pub fn new() -> Self {
+        let mut scene = Self::bare();
+        scene.node("a", Bytes::gib(8));
+        scene
+    }
+
+    /// The same without the node.
+    pub fn bare() -> Self {
         let mut scene = Self {
             world: World::new("localhost".parse().unwrap()),
             now: Timestamp::from_millis(1_000_000),
             app: AppId::from_parts(Timestamp::from_millis(1), [0; 10]),
             made: 0,
             names: BTreeMap::new(),
+            dotted: false,
+            events: Vec::new(),
         };
         let (at, now) = (scene.parts(), scene.now);
         let org = OrgId::from_parts(at.0, at.1);
@@ -85,7 +98,6 @@ impl Scene {
         ];
         rows.into_iter().for_each(|row| scene.world.apply(row));
         scene.names.insert(scene.app.to_string(), "shop".into());
-        scene.node("a", Bytes::gib(8));
         scene.world.edge.gateways = 1;
         scene.world.edge.known = true;
         scene
@@ -121,7 +133,7 @@ impl Scene {
             site: Site::default(),
             agent_version: "0".into(),
             joined: at,
-            hello: at,
+            hello: self.now,
             duty: Duty::Serve,
             lost: None,
             ailments: vec![],
@@ -249,19 +261,20 @@ impl Scene {
         });
     }
 
+    /// On every node that answers.
     pub fn all_ready(&mut self) {
         for instance in self.instances() {
-            if instance.intent == Intent::Run {
+            if instance.intent == Intent::Run && self.world.is_here(instance.node) {
                 self.ready(instance.id);
             }
         }
     }
 
-    /// Every node says that what was told to stop is gone.
+    /// Every node that answers says that what was told to stop is gone.
     pub fn all_stopped_are_gone(&mut self) {
         let seen = self.now;
         for row in self.instances() {
-            if matches!(row.intent, Intent::Stop { .. }) {
+            if matches!(row.intent, Intent::Stop { .. }) && self.world.is_here(row.node) {
                 self.world.instances.update(&row.id, |r| r.observed = Observed::Absent { seen });
             }
         }
@@ -339,7 +352,10 @@ impl Scene {
                 return self.told(&said);
             }
             for action in plan.actions {
-                said += &format!("{}\n", self.tell(&action));
+                let placed = self.dotted && matches!(action, Action::Place { .. });
+                if !placed {
+                    said += &format!("{}\n", self.tell(&action));
+                }
                 let parts: Vec<_> = (0..3).map(|_| self.parts()).collect();
                 let fresh = Fresh {
                     build: BuildId::from_parts(parts[0].0, parts[0].1),
@@ -350,14 +366,54 @@ impl Scene {
                 let cut = Cut { number, ..Cut::default() };
                 let effect = effect(&self.world, &action, self.now, fresh, &cut);
                 effect.writes.iter().for_each(|w| write(&mut self.world, w));
-                for instance in self.world.instances.values() {
-                    let count = self.names.values().filter(|n| n.starts_with('i')).count() + 1;
-                    let name = || format!("i{count} ({})", instance.component);
-                    self.names.entry(instance.id.to_string()).or_insert_with(name);
+                let events = effect.told.iter().filter(|t| t.org.is_none());
+                self.events.extend(events.map(|t| format!("{}: {}", t.kind, t.message)));
+                for line in self.name_new_instances() {
+                    if placed {
+                        said += &line;
+                    }
                 }
             }
         }
         panic!("it never comes to rest:\n{said}");
+    }
+
+    /// Gives names to instances that have none; a line for each.
+    fn name_new_instances(&mut self) -> Vec<String> {
+        let mut lines = Vec::new();
+        for instance in self.world.instances.values() {
+            let id = instance.id.to_string();
+            if self.names.contains_key(&id) {
+                continue;
+            }
+            let component = &instance.component;
+            let name = if self.dotted {
+                let prefix = format!("{component}.");
+                let count = self.names.values().filter(|n| n.starts_with(&prefix)).count() + 1;
+                format!("{prefix}{count}")
+            } else {
+                let count = self.names.values().filter(|n| n.starts_with('i')).count() + 1;
+                format!("i{count} ({component})")
+            };
+            lines.push(format!("start {name} on {}\n", self.node_name(instance.node)));
+            self.names.insert(id, name);
+        }
+        lines
+    }
+
+    pub fn node_name(&self, id: NodeId) -> String {
+        self.world.nodes.get(&id).map_or_else(|| "?".into(), |n| n.name.to_string())
+    }
+
+    pub fn node_id(&self, name: &str) -> NodeId {
+        let found = self.world.nodes.values().find(|n| n.name.as_str() == name);
+        found.unwrap_or_else(|| panic!("there is no node {name}")).id
+    }
+
+    /// An instance by the name that it has in the story.
+    pub fn named(&self, name: &str) -> InstanceId {
+        let id = self.names.iter().find(|(_, n)| *n == name).map(|(id, _)| id);
+        id.unwrap_or_else(|| panic!("there is no {name}")).parse().unwrap()
     }
 
     fn told(&self, said: &str) -> String {

@@ -39,8 +39,7 @@ fn a_folder_without_a_build_goes_live_when_it_is_ready_and_the_gateway_knows() {
         &s.settle(),
         expect![[r#"
             cut a release for d1
-            place web of d1 on node a
-            place web of d1 on node a
+            place web of d1 on node a, node a
             wait d1: `web` is not reported yet
             wait d1: `web` is not reported yet
         "#]],
@@ -316,7 +315,7 @@ fn no_room_says_what_every_node_lacks() {
         &s.settle(),
         expect![[r#"
             cut a release for d1
-            d1 failed: no_capacity: no node has room for `web`: no node has 9GiB free: a 8GiB, b 100MiB
+            d1 failed: no_capacity: `web` cannot be placed: no node has 9GiB free: a 8GiB, b 100MiB
         "#]],
     );
 }
@@ -330,14 +329,14 @@ fn a_node_that_is_away_is_waited_for_a_little() {
         &s.settle(),
         expect![[r#"
             cut a release for d1
-            wait d1: no node has room for `web`: no node answers: a
+            wait d1: `web` cannot be placed: no node answers: a
         "#]],
     );
     s.later(Millis::secs(15));
     check(
         &s.settle(),
         expect![[r#"
-            d1 failed: no_capacity: no node has room for `web`: no node answers: a
+            d1 failed: no_capacity: `web` cannot be placed: no node answers: a
         "#]],
     );
 }
@@ -368,8 +367,7 @@ fn scaling_adds_and_drains_the_youngest() {
     check(
         &s.settle(),
         expect![[r#"
-            place web of d1 on node a
-            place web of d1 on node a
+            place web of d1 on node a, node a
         "#]],
     );
     s.all_ready();
@@ -378,8 +376,8 @@ fn scaling_adds_and_drains_the_youngest() {
     check(
         &s.settle(),
         expect![[r#"
-            drain i2 (web): scaled down
-            drain i3 (web): scaled down
+            drain i3 (web): more of them than are asked for
+            drain i2 (web): more of them than are asked for
             wait i2 (web): draining: requests are under way
             wait i3 (web): draining: requests are under way
         "#]],
@@ -485,7 +483,7 @@ fn a_run_that_no_node_can_take_ends_with_the_reason() {
     check(
         &waiting,
         expect![[r#"
-            wait the run: no node has room: no node has 9GiB free: a 8GiB
+            wait the run: it cannot be placed: no node has 9GiB free: a 8GiB
         "#]],
     );
     s.later(Millis::secs(599));
@@ -494,7 +492,7 @@ fn a_run_that_no_node_can_take_ends_with_the_reason() {
     check(
         &s.settle(),
         expect![[r#"
-            the run ended: not started: no node had room within 10m: no node has 9GiB free: a 8GiB
+            the run ended: not started: it could not be placed within 10m: no node has 9GiB free: a 8GiB
         "#]],
     );
 }
@@ -511,7 +509,7 @@ fn a_run_waits_for_a_node_that_is_away() {
     check(
         &s.settle(),
         expect![[r#"
-            wait the run: no node has room: no node answers: a
+            wait the run: it cannot be placed: no node answers: a
         "#]],
     );
     s.world.heard.insert(node, Presence::Here);
