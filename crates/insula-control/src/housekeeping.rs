@@ -2,17 +2,19 @@
 //! nothing refers to.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::TryStreamExt;
 use insula_blobs::{Kind, Manifest, Shelf};
-use insula_kit::shutdown::Shutdown;
 use insula_model::feed::Change;
 use insula_model::{AppId, Bytes, Digest, Millis, OrgId, Timestamp};
-use insula_store::{StoreError, blobs as refs, feed, releases, sweep};
+use insula_store::{StoreError, WriteError, blobs as refs, feed, releases, sweep};
 use tracing::{debug, info, warn};
 
 use crate::Cx;
+use crate::core::report::{Pass, Reconciler};
+use crate::fence::Fence;
+use crate::status::Board;
 
 /// Between rounds. Everything here is about days.
 const ROUND: Duration = Duration::from_secs(15 * 60);
@@ -32,29 +34,39 @@ enum RoundError {
     #[error("read or write the store")]
     Store(#[from] StoreError),
     #[error("change the store")]
-    Write(#[from] insula_store::WriteError),
+    Write(#[from] WriteError),
     #[error("read or delete blobs")]
     Blobs(#[from] insula_blobs::BlobError),
 }
 
-pub(crate) async fn run(cx: Cx, shutdown: Shutdown) {
+/// Runs until it is dropped: for one term. Whatever it does may be left half-way.
+pub(crate) async fn run(cx: &Cx, fence: Fence, board: &Board) {
     let mut wait = FIRST_ROUND;
     loop {
-        tokio::select! {
-            _ = shutdown.requested() => return,
-            () = tokio::time::sleep(wait) => {}
-        }
+        tokio::time::sleep(wait).await;
         wait = ROUND;
-        if let Err(error) = round(&cx).await {
+        let (began, now) = (Instant::now(), Timestamp::from_millis(cx.clock.now_ms()));
+        let mut pass = Pass::default();
+        if let Err(error) = round(cx, fence, now, &mut pass).await {
             warn!(error = &error as &dyn std::error::Error, "housekeeping stopped half-way");
+            pass.error = Some(error.to_string());
         }
+        pass.took = Millis(u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX));
+        board.note(Reconciler::Housekeeping, pass, now);
     }
 }
 
-async fn round(cx: &Cx) -> Result<(), RoundError> {
-    let now = Timestamp::from_millis(cx.clock.now_ms());
-    let swept = cx.store.write(move |tx| sweep::all(tx, now)).await?;
+async fn round(cx: &Cx, fence: Fence, now: Timestamp, pass: &mut Pass) -> Result<(), RoundError> {
+    let swept = cx
+        .store
+        .write(move |tx| {
+            fence.check(tx)?;
+            Ok::<_, WriteError>(sweep::all(tx, now)?)
+        })
+        .await?;
     debug!(?swept, "swept");
+    pass.did("event swept", swept.events);
+    pass.did("answer swept", swept.answers);
     let (_, rows) = cx.store.read(feed::snapshot).await?;
     let apps: Vec<(OrgId, AppId)> = rows
         .iter()
@@ -65,10 +77,18 @@ async fn round(cx: &Cx) -> Result<(), RoundError> {
     for org in orgs {
         let own = apps.iter().filter(|(of, _)| *of == org.id).map(|(_, app)| *app).collect();
         // What fails for one org is done for the others.
-        let dropped = drop_artifacts(cx, org.id, own, org.quota.releases_kept, now).await;
+        let kept = org.quota.releases_kept;
+        let dropped = drop_artifacts(cx, fence, org.id, own, kept, now).await;
         let collected = collect_blobs(cx, org.id, now).await;
-        for error in [dropped, collected].into_iter().filter_map(Result::err) {
-            warn!(org = %org.id, error = &error as &dyn std::error::Error, "housekeeping failed");
+        for (what, done) in [("artifact dropped", dropped), ("blob collected", collected)] {
+            match done {
+                Ok(count) => pass.did(what, count),
+                Err(error) => {
+                    let cause = &error as &dyn std::error::Error;
+                    warn!(org = %org.id, error = cause, "housekeeping failed");
+                    pass.error = Some(format!("{}: {error}", org.id));
+                }
+            }
         }
     }
     Ok(())
@@ -76,15 +96,17 @@ async fn round(cx: &Cx) -> Result<(), RoundError> {
 
 async fn drop_artifacts(
     cx: &Cx,
+    fence: Fence,
     org: OrgId,
     apps: Vec<AppId>,
     keep: u32,
     now: Timestamp,
-) -> Result<(), RoundError> {
+) -> Result<usize, RoundError> {
     let since = Timestamp::from_millis(now.as_millis().saturating_sub_unsigned(LIVE_KEPT.0));
     let dropped = cx
         .store
         .write(move |tx| {
+            fence.check(tx)?;
             let mut dropped = 0;
             for app in &apps {
                 for release in releases::past_keeping(tx, org, *app, keep, since)? {
@@ -92,16 +114,17 @@ async fn drop_artifacts(
                     dropped += 1;
                 }
             }
-            Ok::<usize, insula_store::WriteError>(dropped)
+            Ok::<usize, WriteError>(dropped)
         })
         .await?;
     if dropped > 0 {
         info!(%org, dropped, "let go of artifacts of old releases");
     }
-    Ok(())
+    Ok(dropped)
 }
 
-async fn collect_blobs(cx: &Cx, org: OrgId, now: Timestamp) -> Result<(), RoundError> {
+async fn collect_blobs(cx: &Cx, org: OrgId, now: Timestamp) -> Result<usize, RoundError> {
+    let mut collected = 0;
     let mut needed = BTreeSet::new();
     let mut after: Option<Digest> = None;
     loop {
@@ -125,7 +148,7 @@ async fn collect_blobs(cx: &Cx, org: OrgId, now: Timestamp) -> Result<(), RoundE
                 Err(error) => {
                     // Whatever it is, deleting what it may name would be worse than keeping it.
                     warn!(%org, %digest, %error, "a manifest cannot be read; nothing is collected");
-                    return Ok(());
+                    return Ok(0);
                 }
             },
             Err(insula_blobs::BlobError::Missing { .. }) => {}
@@ -135,16 +158,17 @@ async fn collect_blobs(cx: &Cx, org: OrgId, now: Timestamp) -> Result<(), RoundE
     for kind in [Kind::Chunk, Kind::Manifest, Kind::Artifact] {
         let shelf = Shelf::new(org, kind);
         let mut listed = std::pin::pin!(cx.blobs.list(shelf));
-        let mut gone = 0;
+        let mut gone: usize = 0;
         while let Some(found) = listed.try_next().await? {
             if now.since(found.modified) > BLOB_AGE_MIN && !needed.contains(&found.digest) {
                 cx.blobs.delete(shelf, found.digest).await?;
                 gone += 1;
             }
         }
+        collected += gone;
         if gone > 0 {
             info!(%org, kind = kind.as_str(), gone, "collected blobs that nothing refers to");
         }
     }
-    Ok(())
+    Ok(collected)
 }

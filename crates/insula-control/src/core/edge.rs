@@ -11,7 +11,7 @@ const TABLES_REMEMBERED_MAX: usize = 64;
 
 /// The memory behind [`insula_plan::Edge`].
 #[derive(Debug, Default)]
-pub(crate) struct EdgeLedger {
+pub(super) struct EdgeLedger {
     published: VecDeque<(Generation, BTreeSet<InstanceId>)>,
     gateways: BTreeMap<GatewayId, Following>,
 }
@@ -23,7 +23,7 @@ struct Following {
 }
 
 impl EdgeLedger {
-    pub(crate) fn published(&mut self, table: &RouteTable) {
+    pub(super) fn published(&mut self, table: &RouteTable) {
         let routed = table.routes.iter().flat_map(|r| r.endpoints.iter().map(|e| e.instance));
         self.published.push_back((table.generation, routed.collect()));
         while self.published.len() > TABLES_REMEMBERED_MAX {
@@ -31,15 +31,15 @@ impl EdgeLedger {
         }
     }
 
-    pub(crate) fn hello(&mut self, gateway: GatewayId) {
+    pub(super) fn hello(&mut self, gateway: GatewayId) {
         self.gateways.insert(gateway, Following::default());
     }
 
-    pub(crate) fn gone(&mut self, gateway: GatewayId) {
+    pub(super) fn gone(&mut self, gateway: GatewayId) {
         self.gateways.remove(&gateway);
     }
 
-    pub(crate) fn acked(
+    pub(super) fn acked(
         &mut self,
         gateway: GatewayId,
         generation: Generation,
@@ -51,7 +51,7 @@ impl EdgeLedger {
         }
     }
 
-    pub(crate) fn view(&self) -> Edge {
+    pub(super) fn view(&self) -> Edge {
         let mut edge = Edge { gateways: self.gateways.len(), known: true, ..Edge::default() };
         let mut first = true;
         for following in self.gateways.values() {

@@ -1,8 +1,11 @@
 //! What a node's report changes, decided as a pure function.
 //!
 //! A report is complete: what it does not name is not there. That is believed only of a report that
-//! answers the Target that was sent last: an older one was made before the node could know. Only
-//! transitions are written, so a node that repeats itself costs nothing.
+//! answers the Target that was sent last, and only of what was placed by then: an older one was made
+//! before the node could know. Only transitions are written, so a node that repeats itself costs
+//! nothing. What a node says of others' instances, or of none that we know, is passed over.
+
+use std::collections::{BTreeMap, BTreeSet};
 
 use insula_model::build::{Build, BuildState, Turn};
 use insula_model::instance::Instance;
@@ -11,8 +14,9 @@ use insula_model::{Generation, InstanceId, NodeId, Timestamp};
 use insula_plan::World;
 use insula_plan::effect::Told;
 
+/// Something that a report changes.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) enum Seen {
+pub enum Seen {
     Instance {
         id: InstanceId,
         observed: Observed<Box<InstanceReport>>,
@@ -29,23 +33,54 @@ pub(crate) enum Seen {
     },
 }
 
-pub(crate) fn report(
+/// What was made of a report.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub(super) struct Understood {
+    pub(super) seen: Vec<Seen>,
+    /// Whether it speaks of the Target that was sent last.
+    pub(super) answers: bool,
+    /// What it named that is not this node's, or twice: passed over.
+    pub(super) nonsense: usize,
+}
+
+/// What the node was sent last.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Asked<'a> {
+    pub(super) generation: Generation,
+    /// Everything that was placed on it then. Only of these is it believed that they are not there.
+    pub(super) covers: &'a BTreeSet<InstanceId>,
+}
+
+pub(super) fn report(
     world: &World,
     node: NodeId,
     report: &NodeReport,
-    sent: Option<Generation>,
+    asked: Option<Asked<'_>>,
     now: Timestamp,
-) -> Vec<Seen> {
-    let answers = sent.is_some_and(|sent| report.generation >= sent);
-    let mut seen = Vec::new();
-    for instance in world.instances.of_node(node) {
-        let reported = report.instances.iter().find(|r| r.id == instance.id);
-        if reported.is_some() || answers {
-            seen.extend(changed(instance, reported, now));
+) -> Understood {
+    let asked = asked.filter(|asked| report.generation >= asked.generation);
+    let mut out = Understood { answers: asked.is_some(), ..Understood::default() };
+    let mut named: BTreeMap<InstanceId, &InstanceReport> = BTreeMap::new();
+    for told in &report.instances {
+        let ours = world.instances.get(&told.id).is_some_and(|row| row.node == node);
+        if !ours || named.insert(told.id, told).is_some() {
+            out.nonsense += 1;
         }
     }
+    for instance in world.instances.of_node(node) {
+        let reported = named.get(&instance.id).copied();
+        let believed = asked.as_ref().is_some_and(|asked| asked.covers.contains(&instance.id));
+        if reported.is_some() || believed {
+            out.seen.extend(changed(instance, reported, now));
+        }
+    }
+    let mut builds = BTreeSet::new();
     for told in &report.builds {
-        let Some(build) = world.builds.get(&told.id) else { continue };
+        let build = world.builds.get(&told.id);
+        let Some(build) = build.filter(|_| builds.insert(told.id)) else {
+            out.nonsense += 1;
+            continue;
+        };
         let here = matches!(build.state, BuildState::Running { node: on, .. } if on == node);
         if !here {
             continue;
@@ -54,7 +89,7 @@ pub(crate) fn report(
             BuildPhase::Waiting | BuildPhase::Running { .. } => {
                 let turn = turn(build.turn, &told.phase, now);
                 if turn != build.turn {
-                    seen.push(Seen::Turn { row: Box::new((**build).clone()), turn });
+                    out.seen.push(Seen::Turn { row: Box::new((**build).clone()), turn });
                 }
                 continue;
             }
@@ -63,9 +98,9 @@ pub(crate) fn report(
         };
         let told = build_told(build, &state);
         let row = Build { state, updated: now, ..(**build).clone() };
-        seen.push(Seen::Build { row: Box::new(row), told });
+        out.seen.push(Seen::Build { row: Box::new(row), told });
     }
-    seen
+    out
 }
 
 /// A node that begins anew may put a build into its queue again; then its time begins anew, too.
@@ -92,8 +127,8 @@ fn build_told(build: &Build, state: &BuildState) -> Told {
     };
     Told {
         kind,
-        org: build.org,
-        app: build.app,
+        org: Some(build.org),
+        app: Some(build.app),
         subject: build.id.to_string(),
         message,
         trace: None,
@@ -122,8 +157,8 @@ fn history(
     let mut tell = |kind, message| {
         told.push(Told {
             kind,
-            org: instance.org,
-            app: instance.app,
+            org: Some(instance.org),
+            app: Some(instance.app),
             subject: instance.id.to_string(),
             message,
             trace: None,
@@ -228,6 +263,15 @@ mod tests {
         }
     }
 
+    /// What the report of node 1 changes, if it was asked for these at this generation.
+    fn seen(world: &World, told: &NodeReport, asked: Option<(u64, &[InstanceId])>) -> Vec<Seen> {
+        let covers: BTreeSet<InstanceId> =
+            asked.into_iter().flat_map(|(_, ids)| ids.iter().copied()).collect();
+        let asked = asked
+            .map(|(generation, _)| Asked { generation: Generation(generation), covers: &covers });
+        report(world, node(1), told, asked, NOW).seen
+    }
+
     fn complete(instances: Vec<InstanceReport>) -> NodeReport {
         NodeReport { generation: Generation(1), instances, builds: vec![], ailments: vec![] }
     }
@@ -245,13 +289,8 @@ mod tests {
     #[test]
     fn what_a_report_does_not_name_is_not_there_and_other_nodes_are_not_touched() {
         let (ours, theirs) = (instance(1, node(1)), instance(2, node(2)));
-        let seen = report(
-            &world(&[ours.clone(), theirs]),
-            node(1),
-            &complete(vec![]),
-            Some(Generation(1)),
-            NOW,
-        );
+        let world = world(&[ours.clone(), theirs.clone()]);
+        let seen = seen(&world, &complete(vec![]), Some((1, &[ours.id, theirs.id])));
         let observed = Observed::Absent { seen: NOW };
         assert_eq!(seen, [Seen::Instance { id: ours.id, observed, told: vec![] }]);
     }
@@ -260,9 +299,12 @@ mod tests {
     fn absence_is_not_believed_of_a_report_from_before_the_target() {
         let row = instance(1, node(1));
         let early = complete(vec![]);
-        let sent = Some(Generation(2));
-        assert_eq!(report(&world(std::slice::from_ref(&row)), node(1), &early, sent, NOW), []);
-        assert_eq!(report(&world(&[row]), node(1), &early, None, NOW), []);
+        let id = row.id;
+        let world = world(&[row]);
+        assert_eq!(seen(&world, &early, Some((2, &[id]))), []);
+        assert_eq!(seen(&world, &early, None), []);
+        // Placed since: the Target that names it is still to be sent.
+        assert_eq!(seen(&world, &early, Some((1, &[]))), []);
     }
 
     #[test]
@@ -273,9 +315,9 @@ mod tests {
             Observed::Present { value: Box::new(value.clone()), seen: Timestamp::from_millis(1) };
         let mut gone = instance(2, node(1));
         gone.observed = Observed::Absent { seen: Timestamp::from_millis(1) };
-        let seen =
-            report(&world(&[row, gone]), node(1), &complete(vec![value]), Some(Generation(1)), NOW);
-        assert_eq!(seen, []);
+        let ids = [row.id, gone.id];
+        let world = world(&[row, gone]);
+        assert_eq!(seen(&world, &complete(vec![value]), Some((1, &ids))), []);
     }
 
     #[test]
@@ -287,8 +329,7 @@ mod tests {
         let mut after = said(row.id, InstancePhase::Starting);
         after.restarts = 1;
         after.last_exit = Some(ExitNote { exit: Exit::OutOfMemory, at: NOW, tail: vec![] });
-        let seen =
-            report(&world(&[row]), node(1), &complete(vec![after]), Some(Generation(1)), NOW);
+        let seen = seen(&world(&[row]), &complete(vec![after]), None);
         assert_eq!(kinds(&seen), ["instance.exited", "instance.restarted"]);
         let Seen::Instance { told, .. } = &seen[0] else { panic!("not an instance") };
         assert_eq!(told[0].message, "`web` ended: out of memory");
@@ -325,7 +366,7 @@ mod tests {
             }
             Seen::Instance { .. } | Seen::Build { .. } => panic!("{seen:?}"),
         };
-        report(&world, node(1), &said, Some(Generation(1)), NOW).iter().map(turn).collect()
+        seen(&world, &said, None).iter().map(turn).collect()
     }
 
     #[test]
@@ -346,11 +387,14 @@ mod tests {
     }
 
     #[test]
-    fn an_instance_that_a_node_makes_up_is_passed_over() {
-        let made_up = said(instance(9, node(1)).id, InstancePhase::Ready);
-        assert_eq!(
-            report(&world(&[]), node(1), &complete(vec![made_up]), Some(Generation(1)), NOW),
-            []
-        );
+    fn what_a_node_makes_up_or_takes_from_others_or_says_twice_is_passed_over_and_counted() {
+        let (ours, theirs) = (instance(1, node(1)), instance(2, node(2)));
+        let made_up = instance(9, node(1)).id;
+        let ready = |id| said(id, InstancePhase::Ready);
+        let told = complete(vec![ready(made_up), ready(theirs.id), ready(ours.id), ready(ours.id)]);
+        let understood = report(&world(&[ours.clone(), theirs]), node(1), &told, None, NOW);
+        assert_eq!(understood.nonsense, 3);
+        assert_eq!(understood.seen.len(), 1);
+        assert!(matches!(&understood.seen[0], Seen::Instance { id, .. } if *id == ours.id));
     }
 }

@@ -1,0 +1,692 @@
+//! The control plane's decisions, without I/O: no store, no sockets, no clock, no tasks.
+//!
+//! What happened goes in (`tell`, `heard`, `read`, `wrote`), what is to be done comes out (`turn`).
+//! Whoever drives it moves data and nothing else: the server's loop between the hub and the store,
+//! a simulation between its own. The same calls in the same order with the same random bytes give
+//! the same answers.
+//!
+//! Its laws:
+//! - What was told stays until it is stored.
+//! - That something is not there is believed only of a report that answers the Target that was sent,
+//!   and only of what had been placed by then.
+//! - Nothing is decided on a World that is older than the last answer to a write: `turn` yields no
+//!   write until every mutation was answered and the feed was read after that.
+//! - Every write names the state that it starts from.
+
+mod ailments;
+mod concern;
+mod deployments;
+mod edge;
+pub mod ingest;
+pub mod mutation;
+mod nodes;
+pub mod presence;
+pub mod report;
+mod routes;
+mod targets;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use insula_kit::random::Random;
+use insula_link::Inbound;
+use insula_model::feed::Change;
+use insula_model::fleet::Member;
+use insula_model::node::Ailment;
+use insula_model::observed::NodeReport;
+use insula_model::routes::RouteTable;
+use insula_model::target::NodeTarget;
+use insula_model::{
+    EventId, Generation, HostName, ID_RANDOM_BYTES, Millis, NodeId, Timestamp, limits,
+};
+use insula_plan::{Measured, Plan, Rules, View, World};
+
+use concern::{Concern, Environments};
+use edge::EdgeLedger;
+use mutation::{Greeting, Mutation, Outcome, Sight, Ticket, What};
+use presence::Ledger;
+use report::{Pass, Reconciler, Reports, Status};
+
+/// After a failure of the store, before the next try.
+pub const STORE_PAUSE: Millis = Millis(500);
+/// Turns in a row that act without anybody having told anything new. A plan that never comes to
+/// rest must not keep the machine busy.
+pub const TURNS_IN_A_ROW_MAX: usize = 32;
+/// Between looks at everything: what the incremental passes missed is found by then.
+pub const SAFETY_INTERVAL: Millis = Millis::secs(60);
+/// How often presence is looked at: a share of a heartbeat.
+pub const TICK: Millis = Millis(250);
+/// What a report changes goes into mutations of this many rows, so that others get their turn.
+const SIGHTS_PER_MUTATION_MAX: usize = 128;
+/// A report tells of a handful of transitions of one instance at most.
+const EVENTS_PER_SIGHT_MAX: usize = 8;
+
+/// What does not change while a core lives.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Every app answers at its name under this.
+    pub suffix: HostName,
+    pub rules: Rules,
+    /// For nodes to return before their silence counts.
+    pub grace: Millis,
+}
+
+impl Settings {
+    pub fn new(suffix: HostName) -> Self {
+        Self { suffix, rules: Rules::default(), grace: presence::RETURN_GRACE }
+    }
+}
+
+/// The two clocks. The first may be set by anybody; the second never jumps, and begins anywhere.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Now {
+    pub wall: Timestamp,
+    pub steady: Millis,
+}
+
+/// A read of the feed under way: where it begins, and which writes had been answered before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reading {
+    pub from: Generation,
+    answered: u64,
+}
+
+/// What is to be done now.
+#[derive(Debug, Default)]
+pub struct Turn {
+    /// Each is answered with `wrote`, in any order.
+    pub writes: Vec<Mutation>,
+    /// What nodes should hold; `not_sent` says that one did not go.
+    pub targets: Vec<Send>,
+    /// What gateways should serve, if that changed.
+    pub routes: Option<Publication>,
+    /// Whose sessions end: they were removed.
+    pub expel: Vec<Member>,
+    /// When to come back if nothing happens, in milliseconds.
+    pub again: Option<Millis>,
+}
+
+/// A Target for a node. The shell adds the newest values of the secrets that it names.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Send {
+    pub target: NodeTarget,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Publication {
+    pub table: RouteTable,
+    /// So that one trace runs through a whole deployment, to the edge.
+    pub trace: String,
+}
+
+/// A node with a session.
+#[derive(Debug, Default)]
+struct Session {
+    /// Tells sessions of one node apart.
+    number: u64,
+    /// What it says is wrong with it; nothing before its first report.
+    ailments: Option<Vec<Ailment>>,
+    /// How far its clock was from ours when it greeted.
+    skew_ms: i64,
+    sent: Option<targets::Sent>,
+}
+
+/// What is being stored: one or more mutations.
+#[derive(Debug)]
+struct Flight {
+    cargo: Cargo,
+    /// Mutations without an answer yet.
+    open: usize,
+    failed: bool,
+}
+
+#[derive(Debug)]
+enum Cargo {
+    Greeting {
+        node: NodeId,
+        session: u64,
+        greeting: Box<Greeting>,
+    },
+    /// `settles`: it answered the Target that was sent.
+    Report {
+        node: NodeId,
+        session: u64,
+        report: Box<NodeReport>,
+        settles: bool,
+    },
+    Ailments {
+        node: NodeId,
+    },
+    Actions {
+        steps: usize,
+    },
+}
+
+pub struct Core {
+    settings: Settings,
+    random: Arc<dyn Random>,
+    world: Arc<World>,
+    plan: Arc<Plan>,
+    environments: Environments,
+    ledger: Ledger,
+    edge: EdgeLedger,
+    sessions: BTreeMap<NodeId, Session>,
+    greetings: BTreeMap<NodeId, Box<Greeting>>,
+    reports: BTreeMap<NodeId, Box<NodeReport>>,
+    concern: Concern,
+    /// Nodes whose ailments have to be compared with what is stored.
+    ailing: BTreeSet<NodeId>,
+    table: Option<RouteTable>,
+    schedule: deployments::Schedule,
+    /// Which flight each mutation without an answer belongs to.
+    open: BTreeMap<Ticket, u64>,
+    flights: BTreeMap<u64, Flight>,
+    /// Counters: tickets given out, sessions begun, mutations answered.
+    tickets: u64,
+    sessions_begun: u64,
+    answered: u64,
+    /// The `answered` that the World is at least as new as.
+    current_as_of: Option<u64>,
+    /// Nothing is written before this, on the steady clock: the store failed.
+    resume: Option<Millis>,
+    acted_in_a_row: usize,
+    /// The last turn stored what was told: this one decides, whatever was told since.
+    took_in: bool,
+    looked_at_everything: Option<Millis>,
+    nonsense: u64,
+    status: Reports,
+}
+
+impl std::fmt::Debug for Core {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Core").field("generation", &self.world.generation).finish_non_exhaustive()
+    }
+}
+
+impl Core {
+    /// Begins with everything that the store has.
+    pub fn new(
+        settings: Settings,
+        random: Arc<dyn Random>,
+        (generation, rows): (Generation, Vec<Change>),
+        now: Now,
+    ) -> Self {
+        let mut world = World::new(settings.suffix.clone());
+        world.rules = settings.rules;
+        world.since = now.wall;
+        let ledger = Ledger::new(settings.rules.heartbeat, settings.grace, now.steady);
+        let plan = insula_plan::blank(settings.suffix.clone()).1.clone();
+        let mut core = Self {
+            settings,
+            random,
+            world: Arc::new(world),
+            plan,
+            environments: Environments::default(),
+            ledger,
+            edge: EdgeLedger::default(),
+            sessions: BTreeMap::new(),
+            greetings: BTreeMap::new(),
+            reports: BTreeMap::new(),
+            concern: Concern::default(),
+            ailing: BTreeSet::new(),
+            table: None,
+            schedule: deployments::Schedule::default(),
+            open: BTreeMap::new(),
+            flights: BTreeMap::new(),
+            tickets: 0,
+            sessions_begun: 0,
+            answered: 0,
+            current_as_of: None,
+            resume: None,
+            acted_in_a_row: 0,
+            took_in: false,
+            looked_at_everything: Some(now.steady),
+            nonsense: 0,
+            status: Reports::new(),
+        };
+        core.take_snapshot(generation, rows);
+        core.current_as_of = Some(0);
+        core
+    }
+
+    /// Notes what a session told; a later `turn` has it stored.
+    pub fn tell(&mut self, message: Inbound, now: Now) {
+        self.acted_in_a_row = 0;
+        match message {
+            Inbound::NodeHello { node, name, version, facts } => {
+                self.end_session(node);
+                self.sessions_begun += 1;
+                let skew_ms = facts
+                    .clock
+                    .map_or(0, |clock| clock.as_millis().saturating_sub(now.wall.as_millis()));
+                let number = self.sessions_begun;
+                self.sessions.insert(node, Session { number, skew_ms, ..Session::default() });
+                self.concern.nodes.insert(node);
+                self.ledger.heard(node);
+                self.greetings.insert(node, Box::new(Greeting { name, version, facts }));
+            }
+            Inbound::NodeReport { node, report } => self.take_report(node, report),
+            Inbound::NodeGone { node } => self.end_session(node),
+            Inbound::GatewayHello { gateway } => self.edge.hello(gateway),
+            Inbound::RouteAck { gateway, generation, busy } => {
+                self.edge.acked(gateway, generation, busy);
+            }
+            Inbound::GatewayGone { gateway } => self.edge.gone(gateway),
+        }
+        self.look_at_edge();
+    }
+
+    fn take_report(&mut self, node: NodeId, report: NodeReport) {
+        // Of a session that has ended: the next one begins with a report.
+        if !self.sessions.contains_key(&node) {
+            return;
+        }
+        self.ledger.heard(node);
+        let named = report.instances.len().max(report.builds.len());
+        if named > limits::REPORT_INSTANCES_MAX {
+            self.nonsense += 1;
+            self.ails(node, vec![ailments::too_long(named)]);
+            return;
+        }
+        self.ails(node, ailments::sane(&report.ailments));
+        self.reports.insert(node, Box::new(report));
+    }
+
+    /// What a node says is wrong with it, all of it.
+    fn ails(&mut self, node: NodeId, ailments: Vec<Ailment>) {
+        if let Some(session) = self.sessions.get_mut(&node)
+            && session.ailments.as_ref() != Some(&ailments)
+        {
+            session.ailments = Some(ailments);
+            self.ailing.insert(node);
+        }
+    }
+
+    fn end_session(&mut self, node: NodeId) {
+        self.sessions.remove(&node);
+        self.greetings.remove(&node);
+        self.reports.remove(&node);
+        self.ledger.unsettle(node);
+        self.look_at_presence(node);
+    }
+
+    /// Lets time pass, with what the sessions say of when each node was heard last, on the steady
+    /// clock. To be called every `TICK`.
+    pub fn heard(&mut self, now: Now, readings: impl IntoIterator<Item = (NodeId, Millis)>) {
+        self.ledger.tick(now.steady, readings);
+        let mut changed = 0;
+        for node in self.ledger.nodes().collect::<Vec<_>>() {
+            changed += usize::from(self.look_at_presence(node));
+        }
+        let mut pass = Pass::default();
+        pass.did("presence changed", changed);
+        for node in self.world.nodes.values().filter(|node| !self.world.is_here(node.id)) {
+            pass.wait(format!("{} is not connected or has not said what it holds", node.name));
+        }
+        self.note(Reconciler::Nodes, pass, now);
+    }
+
+    /// What the nodes use in truth. Only a step that matters changes the World.
+    pub fn used(&mut self, readings: impl IntoIterator<Item = (NodeId, Measured)>) {
+        for (node, used) in readings {
+            let Some(row) = self.world.nodes.get(&node) else { continue };
+            let coarse = nodes::coarse(&row.offer.capacity, used, self.world.measured.get(&node));
+            if self.world.measured.get(&node) != Some(&coarse) {
+                self.world_mut().measured.insert(node, coarse);
+            }
+        }
+    }
+
+    /// Whether the World is as new as the last answer to a write.
+    pub fn is_current(&self) -> bool {
+        self.flights.is_empty() && self.current_as_of == Some(self.answered)
+    }
+
+    /// To be called before a read of the feed begins. The read goes on after `Reading::from`.
+    pub fn begin_read(&self) -> Reading {
+        Reading { from: self.world.generation, answered: self.answered }
+    }
+
+    /// What the feed told. `whole`: nothing was left out.
+    pub fn read(&mut self, reading: Reading, to: Generation, changes: Vec<Change>, whole: bool) {
+        // Two reads under way: the second one to arrive begins where the first did.
+        if reading.from != self.world.generation {
+            return;
+        }
+        for change in changes {
+            let world = Arc::make_mut(&mut self.world);
+            self.concern.change(world, &mut self.environments, &change);
+            self.schedule.change(world, &change);
+            if let Change::Node(row) = &change {
+                self.ledger.know(row.id);
+                self.ailing.insert(row.id);
+            }
+            if let Change::NodeGone(id) = &change {
+                self.ledger.forget(*id);
+            }
+            world.apply(change);
+        }
+        if self.world.generation != to {
+            self.world_mut().generation = to;
+        }
+        if whole {
+            self.current_as_of = Some(reading.answered);
+            if std::mem::take(&mut self.concern.prune) {
+                self.world_mut().prune();
+            }
+        }
+    }
+
+    /// Everything that the store has, after the feed could not go on.
+    pub fn read_everything(&mut self, reading: Reading, to: Generation, rows: Vec<Change>) {
+        self.take_snapshot(to, rows);
+        self.current_as_of = Some(reading.answered);
+    }
+
+    fn take_snapshot(&mut self, generation: Generation, rows: Vec<Change>) {
+        let mut world = World::new(self.settings.suffix.clone());
+        rows.into_iter().for_each(|change| world.apply(change));
+        world.generation = generation;
+        world.since = self.world.since;
+        world.edge = self.world.edge.clone();
+        world.rules = self.settings.rules;
+        world.measured = self.world.measured.clone();
+        world.prune();
+        self.environments = Environments::of(&world);
+        for known in self.ledger.nodes().collect::<Vec<_>>() {
+            if !world.nodes.contains_key(&known) && self.world.nodes.contains_key(&known) {
+                self.concern.removed.push(Member::Node(known));
+                self.ledger.forget(known);
+            }
+        }
+        world.nodes.keys().for_each(|node| self.ledger.know(*node));
+        for node in self.ledger.nodes() {
+            world.heard.insert(node, self.ledger.presence(node));
+        }
+        self.world = Arc::new(world);
+        // Which secrets changed in the gap is not known: everything is sent again.
+        for session in self.sessions.values_mut() {
+            session.sent = None;
+        }
+        self.concern.everything();
+        self.schedule.everything();
+    }
+
+    /// What became of a mutation.
+    pub fn wrote(&mut self, ticket: Ticket, outcome: Outcome, now: Now) {
+        let Some(number) = self.open.remove(&ticket) else { return };
+        self.answered += 1;
+        self.schedule.anew();
+        let Some(flight) = self.flights.get_mut(&number) else { return };
+        flight.open -= 1;
+        match outcome {
+            Outcome::Done => {}
+            Outcome::Overtaken => {
+                if let Cargo::Actions { steps } = flight.cargo {
+                    self.schedule.singly(steps > 1);
+                }
+            }
+            Outcome::Failed => {
+                flight.failed = true;
+                let report = self.status.entry(Reconciler::Deployments).or_default();
+                report.error = Some("the store did not take what was to be written".to_owned());
+                self.resume = Some(Millis(now.steady.0 + STORE_PAUSE.0));
+                if let Cargo::Actions { steps } = flight.cargo {
+                    self.schedule.singly(steps > 1);
+                }
+            }
+        }
+        if flight.open == 0
+            && let Some(flight) = self.flights.remove(&number)
+        {
+            self.landed(flight);
+        }
+    }
+
+    /// Everything of a flight was answered.
+    fn landed(&mut self, flight: Flight) {
+        match flight.cargo {
+            Cargo::Greeting { node, session, greeting } => {
+                if flight.failed && self.is_session(node, session) {
+                    self.greetings.entry(node).or_insert(greeting);
+                }
+            }
+            Cargo::Report { node, session, report, settles } => {
+                if !self.is_session(node, session) {
+                    return;
+                }
+                if flight.failed {
+                    // A newer one says it all.
+                    self.reports.entry(node).or_insert(report);
+                } else if settles {
+                    self.settle(node);
+                }
+            }
+            Cargo::Ailments { node } => drop(self.ailing.insert(node)),
+            Cargo::Actions { .. } => {}
+        }
+    }
+
+    fn is_session(&self, node: NodeId, number: u64) -> bool {
+        self.sessions.get(&node).is_some_and(|session| session.number == number)
+    }
+
+    /// The node has said what it holds.
+    fn settle(&mut self, node: NodeId) {
+        if self.world.is_here(node) {
+            return;
+        }
+        self.ledger.settle(node);
+        self.look_at_presence(node);
+    }
+
+    /// A Target did not go: its secrets could not be read, say.
+    pub fn not_sent(&mut self, node: NodeId, now: Now) {
+        if let Some(session) = self.sessions.get_mut(&node) {
+            session.sent = None;
+        }
+        self.concern.nodes.insert(node);
+        self.resume = Some(Millis(now.steady.0 + STORE_PAUSE.0));
+    }
+
+    /// The routes were not published.
+    pub fn not_published(&mut self, now: Now) {
+        self.table = None;
+        self.concern.routes = true;
+        self.resume = Some(Millis(now.steady.0 + STORE_PAUSE.0));
+    }
+
+    /// What to do now. Yields nothing to write while the World is not current: first every mutation
+    /// is answered and the feed is read.
+    pub fn turn(&mut self, now: Now) -> Turn {
+        let mut turn = Turn { expel: self.expel(), ..Turn::default() };
+        if !self.is_current() {
+            return turn;
+        }
+        if let Some(resume) = self.resume {
+            if now.steady < resume {
+                turn.again = Some(Millis(resume.0 - now.steady.0));
+                return turn;
+            }
+            self.resume = None;
+        }
+        // What was told comes first, but not for ever: whoever tells without end must not keep the
+        // rest waiting.
+        if !std::mem::take(&mut self.took_in) {
+            self.take_in(now, &mut turn);
+            if !turn.writes.is_empty() {
+                self.took_in = true;
+                return turn;
+            }
+        }
+        self.look_at_everything(now);
+        self.pass_routes(now, &mut turn);
+        self.pass_targets(now, &mut turn);
+        self.pass_nodes(now, &mut turn);
+        self.pass_deployments(now, &mut turn);
+        turn
+    }
+
+    fn expel(&mut self) -> Vec<Member> {
+        let removed = std::mem::take(&mut self.concern.removed);
+        for member in &removed {
+            if let Member::Node(node) = member {
+                self.end_session(*node);
+            }
+        }
+        removed
+    }
+
+    /// Once in a while everything is looked at, as if nothing had been noted.
+    fn look_at_everything(&mut self, now: Now) {
+        let due = self
+            .looked_at_everything
+            .is_none_or(|last| now.steady.0.saturating_sub(last.0) >= SAFETY_INTERVAL.0);
+        if !due {
+            return;
+        }
+        self.looked_at_everything = Some(now.steady);
+        // What turns out to be another Target now was missed; see `pass_targets`.
+        self.concern.safety = !self.concern.every_node;
+        self.concern.everything();
+        self.schedule.everything();
+        self.world_mut().prune();
+    }
+
+    /// Has greetings and reports stored.
+    fn take_in(&mut self, now: Now, turn: &mut Turn) {
+        for (node, greeting) in std::mem::take(&mut self.greetings) {
+            let Some(session) = self.sessions.get(&node).map(|s| s.number) else { continue };
+            let event = self.event_id(now);
+            let what = What::Greet { node, greeting: greeting.clone(), event };
+            let flight = self.fly(Cargo::Greeting { node, session, greeting });
+            self.write(flight, what, now, turn);
+        }
+        for (node, report) in std::mem::take(&mut self.reports) {
+            let Some(session) = self.sessions.get(&node) else { continue };
+            // Its greeting comes first: a node without a row holds nothing.
+            if !self.world.nodes.contains_key(&node) {
+                self.reports.insert(node, report);
+                continue;
+            }
+            let number = session.number;
+            let asked = session.sent.as_ref().map(targets::Sent::asked);
+            let understood = ingest::report(&self.world, node, &report, asked, now.wall);
+            self.nonsense += understood.nonsense as u64;
+            if understood.seen.is_empty() {
+                if understood.answers {
+                    self.settle(node);
+                }
+                continue;
+            }
+            let flight = self.fly(Cargo::Report {
+                node,
+                session: number,
+                report,
+                settles: understood.answers,
+            });
+            let sights: Vec<Sight> = understood
+                .seen
+                .into_iter()
+                .map(|seen| Sight { events: self.event_ids(&seen, now), seen })
+                .collect();
+            for part in sights.chunks(SIGHTS_PER_MUTATION_MAX) {
+                let what = What::Saw { node, seen: part.to_vec() };
+                self.write(flight, what, now, turn);
+            }
+        }
+    }
+
+    fn fly(&mut self, cargo: Cargo) -> u64 {
+        self.tickets += 1;
+        self.flights.insert(self.tickets, Flight { cargo, open: 0, failed: false });
+        self.tickets
+    }
+
+    fn write(&mut self, number: u64, what: What, now: Now, turn: &mut Turn) {
+        self.tickets += 1;
+        let ticket = Ticket(self.tickets);
+        if let Some(flight) = self.flights.get_mut(&number) {
+            flight.open += 1;
+        }
+        self.open.insert(ticket, number);
+        let world = Arc::clone(&self.world);
+        turn.writes.push(Mutation { ticket, world, at: now.wall, what });
+    }
+
+    fn event_ids(&self, seen: &ingest::Seen, now: Now) -> Vec<EventId> {
+        let count = match seen {
+            ingest::Seen::Instance { told, .. } => told.len().min(EVENTS_PER_SIGHT_MAX),
+            ingest::Seen::Build { .. } => 1,
+            ingest::Seen::Turn { .. } => 0,
+        };
+        (0..count).map(|_| self.event_id(now)).collect()
+    }
+
+    fn event_id(&self, now: Now) -> EventId {
+        EventId::from_parts(now.wall, self.random_bytes())
+    }
+
+    fn random_bytes(&self) -> [u8; ID_RANDOM_BYTES] {
+        let mut bytes = [0; ID_RANDOM_BYTES];
+        self.random.fill(&mut bytes);
+        bytes
+    }
+
+    fn look_at_edge(&mut self) {
+        let edge = self.edge.view();
+        if edge != self.world.edge {
+            self.world_mut().edge = edge;
+            self.schedule.edge(&self.world);
+        }
+    }
+
+    /// Whether what the World says of a node's presence has changed.
+    fn look_at_presence(&mut self, node: NodeId) -> bool {
+        let presence = self.ledger.presence(node);
+        let changed =
+            self.world.presence(node) != presence || !self.world.heard.contains_key(&node);
+        if changed && self.world.nodes.contains_key(&node) {
+            self.world_mut().heard.insert(node, presence);
+            self.schedule.presence(&self.world, node);
+        }
+        changed
+    }
+
+    /// Copies what is changed of the world, if a view still holds it.
+    fn world_mut(&mut self) -> &mut World {
+        Arc::make_mut(&mut self.world)
+    }
+
+    fn note(&mut self, reconciler: Reconciler, pass: Pass, now: Now) {
+        self.status.entry(reconciler).or_default().note(pass, now.wall);
+    }
+
+    pub fn world(&self) -> &Arc<World> {
+        &self.world
+    }
+
+    /// What was seen and decided last.
+    pub fn view(&self) -> View {
+        Arc::new((Arc::clone(&self.world), Arc::clone(&self.plan)))
+    }
+
+    /// What the operator sees, but for what only the shell knows: who leads, and the servers.
+    pub fn status(&self, now: Now) -> Status {
+        let mut nodes = BTreeMap::new();
+        for node in self.world.nodes.values() {
+            *nodes.entry(insula_plan::nodes::state(&self.world, node)).or_default() += 1;
+        }
+        Status {
+            at: Some(now.wall),
+            reports: self.status.clone(),
+            nodes,
+            gateways: self.world.edge.gateways,
+            instances: self.world.instances.len(),
+            heartbeat_lag: self.ledger.lag(),
+            nonsense: self.nonsense,
+            unstored: self.greetings.len() + self.reports.len() + self.flights.len(),
+            ..Status::default()
+        }
+    }
+}

@@ -1,0 +1,51 @@
+//! Lets go of servers that were killed and have not come back. Takes no input but the store and the
+//! time.
+//!
+//! Join tokens that have expired go with everything else that has had its time (`housekeeping`);
+//! identities that were revoked stay for ever (`insula_store::enrolments`).
+
+use std::time::{Duration, Instant};
+
+use insula_model::{Millis, Timestamp};
+use insula_store::{Tx, WriteError, servers};
+use tracing::warn;
+
+use crate::Cx;
+use crate::core::report::{Pass, Reconciler};
+use crate::fence::Fence;
+use crate::status::Board;
+
+/// Between passes.
+const ROUND: Duration = Duration::from_secs(30);
+/// A server that was not seen for this long was killed, and has not come back.
+const SERVER_KEPT: Millis = Millis::secs(3_600);
+
+/// Runs until it is dropped: for one term.
+pub(crate) async fn run(cx: &Cx, fence: Fence, board: &Board) {
+    loop {
+        let (began, now) = (Instant::now(), Timestamp::from_millis(cx.clock.now_ms()));
+        let mut pass = pass(cx, fence, board, now).await.unwrap_or_else(|error| {
+            warn!(error = &error as &dyn std::error::Error, "identities were not looked after");
+            Pass { error: Some(error.to_string()), ..Pass::default() }
+        });
+        pass.took = Millis(u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX));
+        board.note(Reconciler::Identities, pass, now);
+        tokio::time::sleep(ROUND).await;
+    }
+}
+
+async fn pass(cx: &Cx, fence: Fence, board: &Board, now: Timestamp) -> Result<Pass, WriteError> {
+    let before = Timestamp::from_millis(now.as_millis().saturating_sub_unsigned(SERVER_KEPT.0));
+    let mut known = cx.store.read(servers::list).await?;
+    let mut pass = Pass::default();
+    if known.iter().any(|server| server.seen < before) {
+        let forget = move |tx: &mut Tx| {
+            fence.check(tx)?;
+            Ok::<_, WriteError>(servers::forget_old(tx, before)?)
+        };
+        pass.did("server forgotten", cx.store.write(forget).await?);
+        known.retain(|server| server.seen >= before);
+    }
+    board.see_servers(known);
+    Ok(pass)
+}
