@@ -11,10 +11,12 @@ use std::path::{Path, PathBuf};
 use insula_model::Millis;
 use rusqlite::backup::{Backup, StepResult};
 
-use crate::error::StoreError;
+use crate::copy::{self, CopyError};
+use crate::database::{Access, DbError};
+use crate::error::{OpenError, StoreError};
 use crate::migrate::{MIGRATIONS, known};
-use crate::sqlite::{Access, DbError, Format, Sqlite};
-use crate::store::Store;
+use crate::sqlite::{Format, Sqlite};
+use crate::store::{Place, Store, StoreConfig};
 
 /// Nodes and gateways may hold generations from after the backup was taken, and refuse older ones.
 /// A store that was restored goes on from beyond all of them: this is a thousand commits a second
@@ -54,6 +56,14 @@ pub enum RestoreError {
         #[source]
         source: StoreError,
     },
+    #[error("make the file {} for a backup", path.display())]
+    Open {
+        path: PathBuf,
+        #[source]
+        source: OpenError,
+    },
+    #[error("copy the rows")]
+    Rows(#[source] CopyError),
     #[error("the task that copied was aborted")]
     Aborted,
 }
@@ -69,8 +79,37 @@ impl Store {
 
     pub fn backup_to_blocking(&self, to: &Path) -> Result<(), RestoreError> {
         refuse_existing(to)?;
-        copy(self.path(), to)
+        match self.place() {
+            Place::Sqlite(path) => copy(path, to),
+            Place::Postgres(_) => copy_rows(self, to),
+        }
     }
+}
+
+/// PostgreSQL's rows in a file of SQLite: the same format, and restored the same way.
+fn copy_rows(from: &Store, to: &Path) -> Result<(), RestoreError> {
+    let partial = beside(to, "partial");
+    remove(&partial)?;
+    let fill = || {
+        let open = |source| RestoreError::Open { path: partial.clone(), source };
+        let store = Store::open(StoreConfig::new(&partial)).map_err(open)?;
+        copy::copy(from, &store).map_err(RestoreError::Rows)?;
+        drop(store);
+        let failed = |source| {
+            let (from, to) = (partial.clone(), to.to_owned());
+            RestoreError::Copy { from, to, source }
+        };
+        let database = Sqlite::open(&partial, Access::Write, WAIT).map_err(failed)?;
+        database.make_single().map_err(failed)?;
+        drop(database);
+        publish(&partial, to)
+    };
+    let outcome = fill();
+    if outcome.is_err() {
+        // The first error is the one to tell.
+        let _ = remove(&partial);
+    }
+    outcome
 }
 
 /// A consistent copy of a database that a server may be using, without opening it as a store: an

@@ -8,7 +8,7 @@ use insula_model::fleet::Member;
 use insula_model::schema::DocumentError;
 use insula_model::{Email, HostName, ServerId};
 
-use crate::sqlite::DbError;
+use crate::database::DbError;
 
 /// A statement did not do its work, and it is nobody's wish that was at fault.
 #[derive(Debug, thiserror::Error)]
@@ -23,6 +23,12 @@ pub enum StoreError {
     Locked(#[source] DbError),
     #[error("the database's file is damaged; restore a backup")]
     Damaged(#[source] DbError),
+    /// Nothing was done. It was waited for, for as long as a request is worth.
+    #[error("the database cannot be reached")]
+    Unavailable(#[source] DbError),
+    /// Neither done nor not done, as far as anybody can tell: read before trying again.
+    #[error("the database went away while it committed, and may have done it or not")]
+    Unknown(#[source] DbError),
     #[error("run `{statement}`")]
     Statement {
         statement: String,
@@ -180,6 +186,27 @@ pub enum OpenError {
         to: u32,
         #[source]
         source: DbError,
+    },
+    #[error("connect to {place}")]
+    Connect {
+        place: String,
+        #[source]
+        source: DbError,
+    },
+    #[error(
+        "the schema `{schema}` of {place} holds tables of something else; name another by ?schema="
+    )]
+    ForeignSchema { place: String, schema: String },
+    #[error(
+        "{place} has format {found}, and this version of insula knows formats up to {known}; \
+         start the newer version that wrote it"
+    )]
+    NewerSchema { place: String, found: u32, known: u32 },
+    #[error("bring {place} to the format of this version; it is unchanged")]
+    Prepare {
+        place: String,
+        #[source]
+        source: StoreError,
     },
     #[error("start a thread for the database")]
     Thread(#[source] io::Error),

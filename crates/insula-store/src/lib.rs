@@ -3,7 +3,8 @@
 //! A caller brings a closure over a transaction (`Store::read`, `Store::write`) and calls the typed
 //! functions of the modules below inside it. Acknowledged is durable: `write` answers only once its
 //! commit is on the disk; commits are made in groups. What the control plane needs to know of a
-//! mutation is told in the commit-ordered `feed`, written in the same transaction.
+//! mutation is told in the commit-ordered `feed`, written in the same transaction. The database is
+//! a SQLite file, or a PostgreSQL that several servers share; what is above cannot tell.
 //!
 //! Every function that reads or changes a row of an org takes the org too, so that a stranger's id
 //! is simply not found; what looks across orgs says so in its name. Nothing here reads a clock or
@@ -15,7 +16,9 @@ mod backup;
 pub mod blobs;
 pub mod builds;
 mod cohorts;
+mod copy;
 pub mod data_keys;
+mod database;
 pub mod deployments;
 pub mod domains;
 pub mod enrolments;
@@ -35,6 +38,7 @@ pub mod members;
 mod migrate;
 pub mod nodes;
 mod page;
+mod postgres;
 pub mod projects;
 pub mod quotas;
 pub mod releases;
@@ -53,8 +57,10 @@ pub mod variables;
 pub mod orgs;
 
 pub use backup::{RestoreError, backup, restore};
+pub use copy::{CopiedTable, CopyError, RowsDigest, copy};
+pub use database::DbError;
 pub use error::{Kind, OpenError, StoreError, WriteError};
 pub use page::{Cursor, Page, Paged};
-pub use sqlite::DbError;
-pub use store::{Store, StoreConfig, WriteCounts};
+pub use postgres::{PostgresUrl, PostgresUrlError};
+pub use store::{Place, Store, StoreConfig, WriteCounts};
 pub use tx::{SecretHash, Tx};

@@ -11,8 +11,9 @@ use std::path::{Path, PathBuf};
 use insula_model::Millis;
 
 use crate::backup;
+use crate::database::Access;
 use crate::error::OpenError;
-use crate::sqlite::{Access, Format, Sqlite};
+use crate::sqlite::{Format, Sqlite};
 
 /// What turns format N into N + 1, beginning with an empty file.
 pub(crate) const MIGRATIONS: &[&str] =
@@ -76,8 +77,8 @@ mod tests {
     use insula_model::{OrgId, Timestamp};
 
     use super::*;
+    use crate::orgs;
     use crate::store::{Store, StoreConfig};
-    use crate::{orgs, sqlite};
 
     const SECOND: &str = "ALTER TABLE orgs ADD COLUMN motto TEXT NOT NULL DEFAULT '';";
     const BROKEN: &str = "ALTER TABLE orgs ADD COLUMN motto TEXT; DROP TABLE no_such_table;";
@@ -95,7 +96,7 @@ mod tests {
     }
 
     fn format(path: &Path) -> Format {
-        Sqlite::open(path, sqlite::Access::Read, Millis(0)).unwrap().format().unwrap()
+        Sqlite::open(path, Access::Read, Millis(0)).unwrap().format().unwrap()
     }
 
     #[test]

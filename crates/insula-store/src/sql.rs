@@ -147,7 +147,8 @@ impl<'s> Row<'s> {
         Self { statement, values: values.into_iter(), column: 0 }
     }
 
-    fn next(&mut self) -> Result<Value, StoreError> {
+    /// Whatever it is: for those who carry rows and do not read them.
+    pub(crate) fn value(&mut self) -> Result<Value, StoreError> {
         self.column += 1;
         self.values.next().ok_or_else(|| self.refuse("the row is shorter"))
     }
@@ -165,28 +166,28 @@ impl<'s> Row<'s> {
         read: impl FnOnce(&mut Self) -> Result<T, StoreError>,
     ) -> Result<Option<T>, StoreError> {
         if self.values.as_slice().first() == Some(&Value::Null) {
-            self.next()?;
+            self.value()?;
             return Ok(None);
         }
         read(self).map(Some)
     }
 
     pub(crate) fn int(&mut self) -> Result<i64, StoreError> {
-        match self.next()? {
+        match self.value()? {
             Value::Int(value) => Ok(value),
             Value::Null | Value::Text(_) | Value::Blob(_) => Err(self.refuse("not an integer")),
         }
     }
 
     pub(crate) fn text(&mut self) -> Result<String, StoreError> {
-        match self.next()? {
+        match self.value()? {
             Value::Text(value) => Ok(value),
             Value::Null | Value::Int(_) | Value::Blob(_) => Err(self.refuse("not a text")),
         }
     }
 
     pub(crate) fn blob(&mut self) -> Result<Vec<u8>, StoreError> {
-        match self.next()? {
+        match self.value()? {
             Value::Blob(value) => Ok(value),
             Value::Null | Value::Int(_) | Value::Text(_) => Err(self.refuse("not a blob")),
         }

@@ -1,14 +1,12 @@
 //! SQLite behind the few things that a transaction needs of a database.
-//!
-//! The only file that names the driver, beside the backup; a second database gets a second one.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use insula_model::Millis;
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, ErrorCode, OpenFlags, params_from_iter};
 
+use crate::database::{Access, DbError};
 use crate::error::StoreError;
 use crate::sql::{Row, Value};
 
@@ -20,24 +18,6 @@ const APPLICATION_ID: u32 = 0x696e_7375;
 const WAL_KEPT_BYTES: u32 = 16 << 20;
 /// Readers and the writer each; the file is small and the kernel caches it too.
 const CACHE_KIB: u32 = 2_048;
-
-/// What the driver says, without its type.
-#[derive(Debug, Clone, thiserror::Error)]
-#[error(transparent)]
-pub struct DbError(Arc<rusqlite::Error>);
-
-impl From<rusqlite::Error> for DbError {
-    fn from(error: rusqlite::Error) -> Self {
-        Self(Arc::new(error))
-    }
-}
-
-/// How a connection will be used.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Access {
-    Write,
-    Read,
-}
 
 #[derive(Debug)]
 pub(crate) struct Sqlite {

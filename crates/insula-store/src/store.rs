@@ -2,20 +2,24 @@
 //!
 //! One thread owns the connection that writes (see `group`), a few have one each that reads.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
+use std::time::Instant;
 
 use insula_model::{Generation, Millis};
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::database::{Access, Database};
 use crate::error::{OpenError, StoreError};
 use crate::events::{self, EventSeq};
 use crate::feed;
 use crate::group::{Counts, Heads, Mutation, Writer};
 use crate::migrate::{self, MIGRATIONS};
-use crate::sqlite::{Access, Sqlite};
+use crate::postgres::{self, PostgresUrl, UNAVAILABLE_MAX};
+use crate::sqlite::Sqlite;
 use crate::tx::Tx;
 
 /// Two cores and queries of microseconds: more readers would only hold more memory.
@@ -25,14 +29,32 @@ const LOCK_WAIT_DEFAULT: Millis = Millis::secs(5);
 /// Requests that wait for a thread of ours; more of them wait outside.
 const WAITING_MAX: usize = 1_024;
 
+/// Where the rows are kept.
+#[derive(Debug, Clone)]
+pub enum Place {
+    /// A file, and this process its only user.
+    Sqlite(PathBuf),
+    /// A database that several servers share.
+    Postgres(PostgresUrl),
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Sqlite(path) => path.display().fmt(f),
+            Self::Postgres(url) => url.fmt(f),
+        }
+    }
+}
+
 #[derive(Debug, Clone)]
 pub struct StoreConfig {
-    pub path: PathBuf,
+    pub place: Place,
     /// Threads that read, with a connection each. At least one.
     pub readers: usize,
     /// Positions of the feed that are kept for readers who were away.
     pub feed_kept: u64,
-    /// How long a statement waits for another process that holds the file.
+    /// How long a statement waits for another process that holds the database.
     pub lock_wait: Millis,
 }
 
@@ -44,9 +66,18 @@ pub struct WriteCounts {
 }
 
 impl StoreConfig {
+    /// A file.
     pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self::at(Place::Sqlite(path.into()))
+    }
+
+    pub fn postgres(url: PostgresUrl) -> Self {
+        Self::at(Place::Postgres(url))
+    }
+
+    pub fn at(place: Place) -> Self {
         Self {
-            path: path.into(),
+            place,
             readers: READERS_DEFAULT,
             feed_kept: feed::KEPT_DEFAULT,
             lock_wait: LOCK_WAIT_DEFAULT,
@@ -60,9 +91,11 @@ pub struct Store(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
-    path: PathBuf,
+    place: Place,
     /// Nothing once the store is being closed.
     queues: Option<Queues>,
+    /// Dropped, it ends the thread that listens to other servers.
+    follow: Option<oneshot::Sender<()>>,
     head: watch::Receiver<Generation>,
     events: watch::Receiver<EventSeq>,
     counts: Arc<Counts>,
@@ -81,12 +114,31 @@ impl Store {
         Self::open_with(config, MIGRATIONS)
     }
 
+    /// `migrations` are SQLite's.
     pub(crate) fn open_with(config: StoreConfig, migrations: &[&str]) -> Result<Self, OpenError> {
-        let StoreConfig { path, readers, feed_kept, lock_wait } = config;
-        let writer = Tx::new(migrate::open(&path, lock_wait, migrations)?, feed_kept);
-        let (head, head_seen) = watch::channel(feed::head(&writer).map_err(OpenError::Head)?);
-        let (events, events_seen) =
-            watch::channel(events::newest(&writer).map_err(OpenError::Head)?);
+        let StoreConfig { place, readers, feed_kept, lock_wait } = config;
+        let readers = readers.max(1);
+        let Connections { writer, readers, head, events } = match &place {
+            Place::Sqlite(path) => {
+                let writer = migrate::open(path, lock_wait, migrations)?;
+                let open = || Sqlite::open(path, Access::Read, lock_wait).map(Database::Sqlite);
+                let failed = |source| OpenError::Open { path: path.clone(), source };
+                let readers: Result<_, _> = (0..readers).map(|_| open().map_err(failed)).collect();
+                Connections::new(Database::Sqlite(writer), readers?, feed_kept)?
+            }
+            // The driver runs on a runtime of its own, and this may be called from inside of one.
+            Place::Postgres(url) => thread::scope(|scope| {
+                let connect = || -> Result<_, OpenError> {
+                    let (writer, readers) = postgres::open(url, readers, lock_wait)?;
+                    Connections::new(writer, readers, feed_kept)
+                };
+                let connecting = scope.spawn(connect);
+                connecting.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            })?,
+        };
+        let (head, head_seen) = watch::channel(head);
+        let (events, events_seen) = watch::channel(events);
+        let heads = Arc::new(Heads { feed: head, events });
         let mut threads = Vec::new();
         let mut start = |name: String, work: Box<dyn FnOnce() + Send>| {
             let thread = thread::Builder::new().name(name).spawn(work);
@@ -95,21 +147,27 @@ impl Store {
 
         let (write, mutations) = mpsc::channel(WAITING_MAX);
         let counts = Arc::new(Counts::default());
-        let writer = Writer::new(writer, Heads { feed: head, events }, Arc::clone(&counts));
+        let writer = Writer::new(writer, Arc::clone(&heads), Arc::clone(&counts));
         start("store-write".into(), Box::new(move || writer.run(mutations)))?;
 
         let (read, queries) = mpsc::channel(WAITING_MAX);
         let queries = Arc::new(Mutex::new(queries));
-        for reader in 0..readers.max(1) {
-            let open = Sqlite::open(&path, Access::Read, lock_wait);
-            let open = open.map_err(|source| OpenError::Open { path: path.clone(), source })?;
-            let tx = Tx::new(open, feed_kept);
+        for (number, tx) in readers.into_iter().enumerate() {
             let queries = Arc::clone(&queries);
-            start(format!("store-read-{reader}"), Box::new(move || answer(&tx, &queries)))?;
+            start(format!("store-read-{number}"), Box::new(move || answer(&tx, &queries)))?;
+        }
+        let mut follow = None;
+        if let Place::Postgres(url) = &place {
+            let (stop, stopped) = oneshot::channel();
+            let url = url.clone();
+            follow = Some(stop);
+            let work = move || postgres::follow::run(&url, &heads, stopped);
+            start("store-follow".into(), Box::new(work))?;
         }
         Ok(Self(Arc::new(Shared {
-            path,
+            place,
             queues: Some(Queues { write, read }),
+            follow,
             head: head_seen,
             events: events_seen,
             counts,
@@ -186,8 +244,8 @@ impl Store {
         WriteCounts { mutations: read(&counts.mutations), commits: read(&counts.commits) }
     }
 
-    pub(crate) fn path(&self) -> &std::path::Path {
-        &self.0.path
+    pub(crate) fn place(&self) -> &Place {
+        &self.0.place
     }
 
     fn queues(&self) -> Result<&Queues, StoreError> {
@@ -195,9 +253,28 @@ impl Store {
     }
 }
 
+/// What the threads will own, and where the feed and the events stand.
+struct Connections {
+    writer: Tx,
+    readers: Vec<Tx>,
+    head: Generation,
+    events: EventSeq,
+}
+
+impl Connections {
+    fn new(writer: Database, readers: Vec<Database>, feed_kept: u64) -> Result<Self, OpenError> {
+        let writer = Tx::new(writer, feed_kept);
+        let readers = readers.into_iter().map(|reader| Tx::new(reader, feed_kept)).collect();
+        let head = feed::head(&writer).map_err(OpenError::Head)?;
+        let events = events::newest(&writer).map_err(OpenError::Head)?;
+        Ok(Self { writer, readers, head, events })
+    }
+}
+
 impl Drop for Shared {
     fn drop(&mut self) {
         self.queues = None;
+        self.follow = None;
         let us = thread::current().id();
         for thread in self.threads.drain(..) {
             // A closure may have held the last handle; its thread cannot wait for itself.
@@ -215,6 +292,7 @@ trait Query: Send {
 
 struct Once<T, E, F> {
     query: F,
+    asked: Instant,
     answer: oneshot::Sender<Result<T, E>>,
 }
 
@@ -225,7 +303,7 @@ where
     E: From<StoreError> + Send + 'static,
 {
     let (answer, receiver) = oneshot::channel();
-    (Box::new(Once { query, answer }), receiver)
+    (Box::new(Once { query, asked: Instant::now(), answer }), receiver)
 }
 
 impl<T, E, F> Query for Once<T, E, F>
@@ -235,15 +313,18 @@ where
     E: From<StoreError> + Send,
 {
     fn answer(self: Box<Self>, tx: &Tx) {
-        let Self { query, answer } = *self;
+        let Self { query, asked, answer } = *self;
         let found = crate::group::caught(|| {
-            tx.database().begin(Access::Read)?;
+            match tx.database() {
+                Database::Sqlite(sqlite) => sqlite.begin(Access::Read)?,
+                Database::Postgres(postgres) => {
+                    postgres.begin_by(Access::Read, asked + UNAVAILABLE_MAX)?;
+                }
+            }
             query(tx)
         });
         // A read has nothing to commit; if even this fails, the next `BEGIN` says so.
-        if tx.database().in_transaction()
-            && let Err(error) = tx.database().batch("ROLLBACK")
-        {
+        if let Err(error) = tx.database().roll_back() {
             tracing::warn!(%error, "a read transaction did not end");
         }
         // Nobody waits for it any more: nothing to do.

@@ -5,22 +5,22 @@ use std::fmt;
 
 use insula_model::Generation;
 
+use crate::database::{Condition, Database, Moved};
 use crate::error::StoreError;
 use crate::events::EventSeq;
 use crate::feed::Touch;
 use crate::sql::{Row, Select, Value};
-use crate::sqlite::Sqlite;
 
 /// An open transaction. Reading takes `&Tx`, changing takes `&mut Tx`.
 ///
 /// It is used by the functions of this crate's modules; it has none of its own for callers, so no
 /// statement is written anywhere else.
 pub struct Tx {
-    database: Sqlite,
+    database: Database,
     /// Rows whose change must be told, since the last `take_touched`.
     touched: BTreeSet<Touch>,
     /// Where the feed and the events stand after what was done so far, if that moved them.
-    heads: (Option<Generation>, Option<EventSeq>),
+    heads: Moved,
     /// How far back the feed reaches.
     pub(crate) feed_kept: u64,
 }
@@ -32,11 +32,11 @@ impl fmt::Debug for Tx {
 }
 
 impl Tx {
-    pub(crate) fn new(database: Sqlite, feed_kept: u64) -> Self {
+    pub(crate) fn new(database: Database, feed_kept: u64) -> Self {
         Self { database, touched: BTreeSet::new(), heads: (None, None), feed_kept }
     }
 
-    pub(crate) fn database(&self) -> &Sqlite {
+    pub(crate) fn database(&self) -> &Database {
         &self.database
     }
 
@@ -91,7 +91,10 @@ impl Tx {
     /// After an error that undid the transaction, a closure that goes on regardless must not
     /// change anything outside of one.
     fn still_open(&self) -> Result<(), StoreError> {
-        if self.database.in_transaction() { Ok(()) } else { Err(StoreError::Undone) }
+        match self.database.condition() {
+            Condition::Open => Ok(()),
+            Condition::Failed | Condition::None => Err(StoreError::Undone),
+        }
     }
 
     /// Notes that a row has changed, appeared or gone.
@@ -99,12 +102,12 @@ impl Tx {
         self.touched.insert(touch.into());
     }
 
-    pub(crate) fn heads(&self) -> (Option<Generation>, Option<EventSeq>) {
+    pub(crate) fn heads(&self) -> Moved {
         self.heads
     }
 
     /// Forgets what a mutation did that is being undone.
-    pub(crate) fn undo_to(&mut self, heads: (Option<Generation>, Option<EventSeq>)) {
+    pub(crate) fn undo_to(&mut self, heads: Moved) {
         self.heads = heads;
         self.touched.clear();
     }

@@ -41,6 +41,11 @@ const PACKAGES: &[Package] = &[
         witness: Some("/usr/bin/npm"),
         reason: "builds of Node apps install their packages",
     },
+    Package {
+        name: "postgresql",
+        witness: None,
+        reason: "the store's suite runs on it too",
+    },
 ];
 
 /// Seconds that we wait for another installer; a fresh machine often upgrades itself first.

@@ -108,10 +108,7 @@ fn nothing_is_overwritten_and_nothing_damaged_is_restored() {
     let backup = folder.join("backup");
     fixture.store.backup_to_blocking(&backup).unwrap();
     assert!(matches!(fixture.store.backup_to_blocking(&backup), Err(RestoreError::Exists { .. })));
-    assert!(matches!(
-        restore(&backup, &folder.join("insula.db")),
-        Err(RestoreError::Exists { .. })
-    ));
+    assert!(matches!(restore(&backup, &backup), Err(RestoreError::Exists { .. })));
     let to = folder.join("restored.db");
     let refused = |from: &Path| {
         let error = restore(from, &to).unwrap_err();

@@ -11,13 +11,13 @@ use insula_model::limits::PAGE_MAX;
 use insula_model::release::Release;
 use insula_model::tenancy::{Actor, Quota};
 use insula_store::{
-    Page, Store, StoreConfig, StoreError, Tx, WriteError, apps, builds, deployments, domains,
-    environments, feed, instances, nodes, orgs, projects, releases, runs,
+    Page, Store, StoreError, Tx, WriteError, apps, builds, deployments, domains, environments,
+    feed, instances, nodes, orgs, projects, releases, runs,
 };
 
 use crate::model::{
-    Tenant, app, at, build, build_id, default_host, deployment, domain, environment, folder,
-    instance, node, org, project, ready, release, run,
+    Fixture, Tenant, app, at, build, build_id, default_host, deployment, domain, environment,
+    folder, instance, node, org, project, ready, release, run,
 };
 use crate::world::World;
 
@@ -247,8 +247,8 @@ fn snapshot(store: &Store) -> (Generation, World) {
 #[test]
 fn who_follows_the_feed_knows_what_a_snapshot_says() {
     for seed in 0..SEEDS {
-        let folder = tempfile::tempdir().unwrap();
-        let store = Store::open(StoreConfig::new(folder.path().join("insula.db"))).unwrap();
+        let fixture = Fixture::new();
+        let store = fixture.store.clone();
         let mut dice = Dice(seed);
         // One who follows each commit, and one who looks now and then.
         let (mut near, mut near_at) = (World::default(), Generation(0));

@@ -2,23 +2,29 @@
 
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Write};
-use std::path::Path;
 use std::process::{Command, Stdio};
 
 use insula_store::{Store, StoreConfig, WriteError, feed, orgs};
 
-use crate::model::{org, org_id};
+use crate::model::{Fixture, org, org_id};
 
-const FOLDER: &str = "INSULA_STORE_TEST_KILLED_IN";
+const PLACE: &str = "INSULA_STORE_TEST_KILLED_IN";
 const ROUND: &str = "INSULA_STORE_TEST_ROUND";
 const ROUNDS: u32 = 6;
 const WRITERS: u32 = 4;
 /// More than a writer gets to before it is killed.
 const WRITES_MAX: u32 = 100_000;
 
+fn config(place: &str) -> StoreConfig {
+    match place.parse() {
+        Ok(url) => StoreConfig::postgres(url),
+        Err(_) => StoreConfig::new(place),
+    }
+}
+
 /// The child: writes as fast as it can and says so, one line for each acknowledgement.
-fn write_until_killed(folder: &Path, round: u32) {
-    let store = Store::open(StoreConfig::new(folder.join("insula.db"))).unwrap();
+fn write_until_killed(place: &str, round: u32) {
+    let store = Store::open(config(place)).unwrap();
     let writers: Vec<_> = (0..WRITERS)
         .map(|writer| {
             let store = store.clone();
@@ -42,15 +48,19 @@ fn write_until_killed(folder: &Path, round: u32) {
 
 #[test]
 fn nothing_acknowledged_is_lost_by_a_kill() {
-    if let (Some(folder), Ok(round)) = (std::env::var_os(FOLDER), std::env::var(ROUND)) {
-        return write_until_killed(Path::new(&folder), round.parse().unwrap());
+    if let (Ok(place), Ok(round)) = (std::env::var(PLACE), std::env::var(ROUND)) {
+        return write_until_killed(&place, round.parse().unwrap());
     }
-    let folder = tempfile::tempdir().unwrap();
+    let fixture = Fixture::new();
+    let place = fixture.config().place.to_string();
+    // Whoever is killed is the only one.
+    let Fixture { store, folder, .. } = fixture;
+    drop(store);
     let mut acknowledged = BTreeSet::new();
     for round in 0..ROUNDS {
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "kill::nothing_acknowledged_is_lost_by_a_kill", "--nocapture"])
-            .env(FOLDER, folder.path())
+            .env(PLACE, &place)
             .env(ROUND, round.to_string())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
@@ -71,7 +81,7 @@ fn nothing_acknowledged_is_lost_by_a_kill() {
         lines.map_while(Result::ok).for_each(|line| _ = note(line));
         assert!(!child.wait().unwrap().success());
 
-        let store = Store::open(StoreConfig::new(folder.path().join("insula.db"))).unwrap();
+        let store = Store::open(config(&place)).unwrap();
         let expected = acknowledged.clone();
         let (lost, kept, told) = store
             .read_blocking(move |tx| -> Result<_, WriteError> {
@@ -89,4 +99,5 @@ fn nothing_acknowledged_is_lost_by_a_kill() {
         // The feed is in the same transactions: neither behind nor ahead.
         assert_eq!(told.0, kept);
     }
+    drop(folder);
 }

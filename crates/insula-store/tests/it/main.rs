@@ -11,6 +11,7 @@ mod kill;
 mod model;
 mod open;
 mod pages;
+mod postgres;
 mod reserved;
 mod secrets;
 mod sweep;

@@ -20,17 +20,31 @@ use insula_model::{
 use insula_store::{SecretHash, Store, StoreConfig, Tx, WriteError};
 use tempfile::TempDir;
 
-/// A store in a folder of its own, gone with it.
+/// A store of its own, and a folder, both gone with it. The store is a file in the folder, or a
+/// schema of a PostgreSQL (see `postgres`).
 pub struct Fixture {
     pub store: Store,
     pub folder: TempDir,
+    config: StoreConfig,
 }
 
 impl Fixture {
     pub fn new() -> Self {
+        Self::with(|_| {})
+    }
+
+    pub fn with(change: impl FnOnce(&mut StoreConfig)) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let store = Store::open(StoreConfig::new(folder.path().join("insula.db"))).unwrap();
-        Self { store, folder }
+        let sqlite = || StoreConfig::new(folder.path().join("insula.db"));
+        let mut config = crate::postgres::place().unwrap_or_else(sqlite);
+        change(&mut config);
+        let store = Store::open(config.clone()).unwrap();
+        Self { store, folder, config }
+    }
+
+    /// To open the same store once more.
+    pub fn config(&self) -> StoreConfig {
+        self.config.clone()
     }
 
     pub fn write<T: Send + 'static>(

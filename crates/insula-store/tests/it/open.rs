@@ -83,7 +83,7 @@ fn a_name_that_means_something_to_the_database_is_a_path_all_the_same() {
 #[test]
 fn a_handle_that_a_closure_holds_does_not_block_the_end() {
     let fixture = Fixture::new();
-    let Fixture { store, folder } = fixture;
+    let Fixture { store, folder, .. } = fixture;
     let held = store.clone();
     let (inside, entered) = std::sync::mpsc::channel();
     let (go, gate) = std::sync::mpsc::channel::<()>();
