@@ -1,15 +1,17 @@
 //! The roles of the platform's binary that an agent needs, for this crate's own tests: they start,
 //! kill and replace agents and keepers as processes. The real thing is the crate `insula`.
 
+use std::error::Error;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use insula_agent::keeper::{self, KeeperConfig, NODE_BOUND};
-use insula_agent::{AgentConfig, BuildSettings, Endpoint, HostAccess, Names};
+use insula_agent::{AgentConfig, BuildSettings, Endpoint, HostAccess, Names, Offered, RelayAccess};
 use insula_kit::shutdown::Shutdown;
 use insula_kit::telemetry::{LogFormat, Telemetry};
+use insula_model::{Millis, limits};
 use insula_sandbox::net::NetConfig;
 use tokio::sync::watch;
 
@@ -24,13 +26,13 @@ fn main() -> ExitCode {
             let config = KeeperConfig { data: data.into(), node_bound: NODE_BOUND };
             keeper::run(config).expect("the keeper runs")
         }
-        ["agent", data, socket, tag] => agent(data.into(), socket.into(), tag),
+        ["agent", data, server, tag] => agent(data.into(), server, tag),
         ["static-server", "--root", root, "--port", port] => serve(root, port),
         _ => panic!("no such role: {arguments:?}"),
     }
 }
 
-fn agent(data: PathBuf, socket: PathBuf, tag: &str) -> ExitCode {
+fn agent(data: PathBuf, server: &str, tag: &str) -> ExitCode {
     log();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let host = match tag {
@@ -44,13 +46,27 @@ fn agent(data: PathBuf, socket: PathBuf, tag: &str) -> ExitCode {
     let (names, _) = watch::channel(Names::default());
     let inherited =
         |(name, value): (String, String)| Some((name.strip_prefix("BUILD_")?.to_owned(), value));
+    let failover_lease_ms = std::env::var("FAILOVER_LEASE_MS").ok();
+    let failover_lease_ms =
+        failover_lease_ms.map_or(limits::FAILOVER_LEASE.0, |it| it.parse().expect("milliseconds"));
+    // A path for a socket on this machine, addresses for a fleet.
+    let server = match server.strip_prefix("fleet:") {
+        None => Endpoint::Unix(server.into()),
+        Some(servers) => Endpoint::Fleet {
+            servers: servers.split(',').map(ToOwned::to_owned).collect(),
+            token: std::env::var("TOKEN").ok().map(|it| it.parse().expect("a token")),
+        },
+    };
     let config = AgentConfig {
         data,
-        server: Endpoint::Unix(socket),
+        server,
         name: "test".parse().expect("a name"),
+        site: None,
+        relay: RelayAccess::default(),
         host,
         program: "/proc/self/exe".into(),
-        capacity: None,
+        offer: Offered::default(),
+        failover_lease: Millis(failover_lease_ms),
         build: BuildSettings {
             env: std::env::vars().filter_map(inherited).collect(),
             read_only: std::env::var_os("READ_ONLY")
@@ -64,9 +80,14 @@ fn agent(data: PathBuf, socket: PathBuf, tag: &str) -> ExitCode {
     runtime.expect("a runtime").block_on(async {
         let shutdown = Shutdown::new();
         shutdown.listen_to_signals().expect("signals");
-        insula_agent::run(config, shutdown).await.expect("the agent runs");
-    });
-    ExitCode::SUCCESS
+        match insula_agent::run(config, shutdown).await {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("{error}: {}", error.source().map_or(String::new(), |it| it.to_string()));
+                ExitCode::FAILURE
+            }
+        }
+    })
 }
 
 /// Answers every request with `index.html`: enough to see that it was started as agreed.

@@ -2,23 +2,30 @@
 
 use std::io;
 use std::path::PathBuf;
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use insula_kit::clock::{Clock, SystemClock};
 use insula_kit::files::FileError;
 use insula_kit::random::{Random, SystemRandom};
 use insula_kit::shutdown::{Cause, Shutdown};
+use insula_kit::tls::Credentials;
+use insula_member::{Dial, Fleet, JoinError, Joining, Renewal, Uplink};
 use insula_model::Bytes;
+use insula_model::fleet::Member;
+use insula_model::names::excerpt;
 use insula_sandbox::SandboxId;
 use insula_sandbox::net::NetError;
+use insula_wire::facts::NodeFacts;
 use insula_wire::node as wire;
-use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 
 use crate::artifact::Artifacts;
 use crate::board::Board;
-use crate::config::{AgentConfig, HostAccess};
+use crate::config::{AgentConfig, Endpoint, HostAccess};
+use crate::contact::{Contact, KernelTicks};
 use crate::down::open_sandboxes;
 use crate::error::chain;
+use crate::health::{Health, NodeMeter, Vitals};
 use crate::identity::{Identity, IdentityError};
 use crate::instance::InstanceRecord;
 use crate::kept::{self, Secrets};
@@ -29,12 +36,9 @@ use crate::node::Node;
 use crate::places::Places;
 use crate::sandbox::SandboxError;
 use crate::server::Server;
-use crate::session::Session;
+use crate::session::{Mailbox, Session};
 use crate::shared::{Measured, Shared};
 use crate::{facts, host, keeper, tree};
-
-/// Targets on their way from the session: each holds everything, so few are enough.
-const TARGETS_QUEUE: usize = 2;
 
 /// Of all apps together; each has a bound of its own as well.
 const CACHES_MAX: Bytes = Bytes::gib(8);
@@ -43,6 +47,10 @@ const CACHES_MAX: Bytes = Bytes::gib(8);
 pub enum AgentError {
     #[error(transparent)]
     Identity(#[from] IdentityError),
+    #[error("join the fleet")]
+    Join(#[from] JoinError),
+    #[error("the fleet calls this node `{0}`, which is not a name")]
+    Name(String),
     #[error("make the agent's folders")]
     Folder(#[from] FileError),
     #[error("make {}", path.display())]
@@ -70,8 +78,16 @@ pub async fn run(config: AgentConfig, shutdown: Shutdown) -> Result<(), AgentErr
     let random: Arc<dyn Random> = Arc::new(SystemRandom::new());
     let layout = Layout::new(&config.data);
     // Asking interpreters for their versions takes longer than anything else here.
-    let facts = tokio::spawn(facts::gather(config.host.mode(), config.capacity));
-    let (identity, key) = Identity::settle(&layout, &config, &*clock, &*random)?;
+    let facts = {
+        let (mode, data, offer) = (config.host.mode(), config.data.clone(), config.offer);
+        tokio::spawn(async move { facts::gather(mode, &data, offer).await })
+    };
+    let (mut identity, key) = Identity::settle(&layout, &config, &*clock, &*random)?;
+    identity.publish(&layout)?;
+    let dialling = tokio::select! {
+        dialling = dialling(&layout, &mut identity, &config.server, &clock) => dialling?,
+        _ = shutdown.requested() => return Ok(()),
+    };
     for path in [layout.states(), layout.builds(), layout.run()] {
         insula_kit::files::create_private_folder(&path)?;
     }
@@ -92,7 +108,7 @@ pub async fn run(config: AgentConfig, shutdown: Shutdown) -> Result<(), AgentErr
         tracing::error!(path = %path.display(), "not a record of this version: let alone");
     }
 
-    let server = Server::new(&config.server);
+    let server = Server { uplink: Uplink::new(dialling.dial) };
     let caches = layout.build_caches();
     tokio::task::spawn_blocking(move || {
         if let Err(error) = tree::trim(&caches, CACHES_MAX) {
@@ -115,6 +131,7 @@ pub async fn run(config: AgentConfig, shutdown: Shutdown) -> Result<(), AgentErr
         open_usr_local: config.open_usr_local,
         build: config.build,
         measured: Measured::default(),
+        vitals: Vitals::default(),
         layout: layout.clone(),
     });
     let kept = kept::load(&layout, &key).unwrap_or_else(|error| {
@@ -122,29 +139,56 @@ pub async fn run(config: AgentConfig, shutdown: Shutdown) -> Result<(), AgentErr
         tracing::error!(error = %chain(&error), "the last Target cannot be read");
         None
     });
-    let mut node = Node::new(Arc::clone(&shared), Arc::new(key), Arc::clone(&random));
+    let lease = config.failover_lease.as_duration();
+    let contact = Contact::open(&layout.contact(), lease, Arc::new(KernelTicks));
+    let mut node =
+        Node::new(Arc::clone(&shared), Arc::new(key), Arc::clone(&random), contact.clone());
     node.resume(records, kept).await;
 
-    let (targets, mut received) = mpsc::channel(TARGETS_QUEUE);
+    let mut tasks = JoinSet::new();
+    if let Some(credentials) = dialling.credentials {
+        let renewal = Renewal {
+            credentials,
+            file: layout.member().credentials,
+            uplink: server.uplink.clone(),
+            clock: Arc::clone(&shared.clock),
+            random: Arc::clone(&random),
+        };
+        tasks.spawn(renewal.keep(shutdown.clone()));
+    }
+    tasks.spawn(contact.clone().keep(layout.contact(), node.leased(), shutdown.clone()));
+    let health = Health {
+        data: layout.agent(),
+        cgroup_parent: net.is_some().then(|| identity.cgroup_parent()),
+        vitals: shared.vitals.clone(),
+        board: shared.board.clone(),
+    };
+    tasks.spawn(health.keep(shutdown.clone()));
+    let facts = facts.await.map_err(|_| SandboxError::Thread)?;
+    let targets = Mailbox::default();
     let usage = Arc::clone(&shared);
+    let meter = Mutex::new(NodeMeter::new(layout.agent()));
     let session = Session {
         node: identity.node,
         name: identity.name,
         version: env!("CARGO_PKG_VERSION"),
-        facts: facts.await.map_err(|_| SandboxError::Thread)?,
+        facts: NodeFacts { site: config.site, ..facts },
         server,
         board: shared.board.clone(),
         logs: shared.logs.clone(),
-        targets,
-        usage: Arc::new(move || usage_of(&usage)),
+        targets: targets.clone(),
+        contact,
+        vitals: shared.vitals.clone(),
+        clock: Arc::clone(&shared.clock),
+        usage: Arc::new(move || usage_of(&usage, &meter)),
         random,
     };
-    let session = tokio::spawn(session.keep(shutdown.clone()));
-    let upkeep = tokio::spawn(host::keep(shared, net, shutdown.clone()));
-    let keeping = tokio::spawn(host::keep_keeper(config.data, shutdown.clone()));
+    tasks.spawn(session.keep(shutdown.clone()));
+    let vitals = shared.vitals.clone();
+    tasks.spawn(host::keep(shared, net, shutdown.clone()));
+    tasks.spawn(host::keep_keeper(config.data, vitals, shutdown.clone()));
     let cause = tokio::select! {
-        // The session hears of the end as well, and closes the channel of Targets.
-        () = node.run(&mut received) => shutdown.cause().unwrap_or(Cause::Own),
+        never = node.run(&targets) => match never {},
         cause = shutdown.requested() => cause,
     };
     match cause {
@@ -157,10 +201,45 @@ pub async fn run(config: AgentConfig, shutdown: Shutdown) -> Result<(), AgentErr
         }
         Cause::Terminate | Cause::Own => node.leave().await,
     }
-    session.abort();
-    upkeep.abort();
-    keeping.abort();
+    tasks.abort_all();
     Ok(())
+}
+
+/// How to reach a server, and what that takes.
+struct Dialling {
+    dial: Dial,
+    /// Of a member of a fleet.
+    credentials: Option<Arc<Credentials>>,
+}
+
+async fn dialling(
+    layout: &Layout,
+    identity: &mut Identity,
+    endpoint: &Endpoint,
+    clock: &Arc<dyn Clock>,
+) -> Result<Dialling, AgentError> {
+    let (servers, token) = match endpoint {
+        Endpoint::Unix(path) => {
+            return Ok(Dialling { dial: Dial::Unix(path.clone()), credentials: None });
+        }
+        Endpoint::Fleet { servers, token } => (servers, token.as_ref()),
+    };
+    let joining = Joining {
+        files: &layout.member(),
+        member: Member::Node(identity.node),
+        name: Some(identity.name.as_str()),
+        servers,
+        token,
+        clock: Arc::clone(clock),
+    };
+    let membership = joining.settle().await?;
+    if let Some(name) = membership.name {
+        let name = name.parse().map_err(|_| AgentError::Name(excerpt(&name)))?;
+        identity.rename(layout, name)?;
+    }
+    let credentials = membership.credentials;
+    let dial = Dial::Fleet(Fleet::new(membership.servers, &credentials));
+    Ok(Dialling { dial, credentials: Some(credentials) })
 }
 
 /// The sandboxes that some record speaks for.
@@ -182,9 +261,10 @@ impl Named<'_> {
     }
 }
 
-/// What each instance uses now. Reads a few files of the kernel for each.
-fn usage_of(shared: &Shared) -> wire::UsageReport {
-    let mut report = wire::UsageReport::default();
+/// What the machine and each instance use now. Reads a few files of the kernel for each.
+fn usage_of(shared: &Shared, meter: &Mutex<NodeMeter>) -> wire::UsageReport {
+    let node = meter.lock().unwrap_or_else(PoisonError::into_inner).measure();
+    let mut report = wire::UsageReport { node: Some(node), ..Default::default() };
     for (instance, sandbox) in shared.measured.all() {
         let Some(usage) = shared.sandboxes.usage(&sandbox) else { continue };
         report.instances.push(wire::InstanceUsage {

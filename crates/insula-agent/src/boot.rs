@@ -6,6 +6,11 @@ use std::path::Path;
 
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
+/// Of this boot of the machine.
+pub fn id() -> io::Result<String> {
+    Ok(std::fs::read_to_string(BOOT_ID)?.trim().to_owned())
+}
+
 /// Compares with what `file` remembers of the last time, and remembers this one.
 pub fn changed(file: &Path) -> io::Result<bool> {
     let now = std::fs::read_to_string(BOOT_ID)?;

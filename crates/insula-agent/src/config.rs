@@ -1,10 +1,12 @@
 //! What the operator, or `insula up`, decides about an agent. Read once, by the binary.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use insula_model::NodeName;
-use insula_model::node::{Capacity, NodeMode};
+use insula_kit::pki::Invitation;
+use insula_model::node::{NodeMode, Site};
+use insula_model::{Bytes, MilliCpu, Millis, NodeName};
 use insula_sandbox::net::NetConfig;
 use tokio::sync::watch;
 
@@ -16,11 +18,17 @@ pub struct AgentConfig {
     pub data: PathBuf,
     pub server: Endpoint,
     pub name: NodeName,
+    /// Pool, zone and labels of a node on the server's own machine; of one that joined, its
+    /// token's count.
+    pub site: Option<Site>,
+    pub relay: RelayAccess,
     pub host: HostAccess,
     /// Our own binary: it is the keeper, the sandbox launcher, and serves files in static instances.
     pub program: PathBuf,
     /// What to offer instead of what the host has.
-    pub capacity: Option<Capacity>,
+    pub offer: Offered,
+    /// How long an instance that depends on contact goes on without any.
+    pub failover_lease: Millis,
     pub build: BuildSettings,
     /// Shows instances the host's `/usr/local` and `/usr/src`.
     pub open_usr_local: bool,
@@ -29,9 +37,34 @@ pub struct AgentConfig {
 }
 
 /// Where the server is.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub enum Endpoint {
+    /// On this machine.
     Unix(PathBuf),
+    /// Any of these, each `host:port`, and those that the fleet named before. None are needed once
+    /// this node has joined.
+    Fleet {
+        servers: Vec<String>,
+        /// What `insula nodes token` printed: needed once, and again when the certificate has ended.
+        token: Option<Invitation>,
+    },
+}
+
+/// Where other nodes and gateways reach what runs here.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct RelayAccess {
+    /// Where the relay listens; nothing: there is none.
+    pub listen: Option<SocketAddr>,
+    /// What to tell others, if it is not where it listens.
+    pub advertise: Option<SocketAddr>,
+}
+
+/// Each thing of which less (or more) is to be offered than the host has.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Offered {
+    pub cpu: Option<MilliCpu>,
+    pub memory: Option<Bytes>,
+    pub instances: Option<u32>,
 }
 
 /// What the agent may do on its host.

@@ -10,6 +10,9 @@ use insula_model::spec::{Isolation, Runtime};
 use insula_model::{Bytes, MilliCpu};
 use insula_wire::facts::NodeFacts;
 
+use crate::config::Offered;
+use crate::health;
+
 /// An interpreter that needs longer to say its version is broken.
 const VERSION_TIME_MAX: Duration = Duration::from_secs(10);
 /// Kept for the host and for our own processes.
@@ -23,14 +26,15 @@ const PROGRAMS: [(Runtime, &str); 3] = [
     (Runtime::Node, "/usr/bin/npm"),
 ];
 
-pub async fn gather(mode: NodeMode, capacity: Option<Capacity>) -> NodeFacts {
+/// Of the host, but for what the operator says otherwise.
+pub async fn gather(mode: NodeMode, data: &Path, offered: Offered) -> NodeFacts {
     let found = PROGRAMS.map(|(runtime, path)| async move {
         let version = version_of(path).await?;
         Some(RuntimeFound { runtime, version, path: path.to_owned() })
     });
     let runtimes = futures_util::future::join_all(found).await.into_iter().flatten().collect();
     let offer = Offer {
-        capacity: capacity.unwrap_or_else(of_host),
+        capacity: instead(of_host(data), offered),
         mode,
         runtimes,
         architecture: Architecture::parse(std::env::consts::ARCH),
@@ -39,7 +43,17 @@ pub async fn gather(mode: NodeMode, capacity: Option<Capacity>) -> NodeFacts {
     NodeFacts { offer, relay: None, clock: None, site: None }
 }
 
-fn of_host() -> Capacity {
+fn instead(host: Capacity, offered: Offered) -> Capacity {
+    Capacity {
+        cpu: offered.cpu.unwrap_or(host.cpu),
+        memory: offered.memory.unwrap_or(host.memory),
+        instances: offered.instances.unwrap_or(host.instances),
+        ..host
+    }
+}
+
+fn of_host(data: &Path) -> Capacity {
+    let unknown = Capacity::default();
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let memory = memory_total(&meminfo).unwrap_or(Bytes::gib(1));
@@ -47,8 +61,17 @@ fn of_host() -> Capacity {
         cpu: MilliCpu(u32::try_from(cores.saturating_mul(1_000)).unwrap_or(u32::MAX)),
         memory: Bytes(memory.0.saturating_sub(MEMORY_KEPT.0)),
         instances: u32::try_from(REPORT_INSTANCES_MAX).unwrap_or(u32::MAX),
-        ..Capacity::default()
+        pids: pids_max().unwrap_or(unknown.pids),
+        disk: health::disk_size(data).map_or(unknown.disk, |(all, _)| all),
     }
+}
+
+/// Of all processes of the machine: the smaller of the two bounds that the kernel has.
+fn pids_max() -> Option<u32> {
+    let bound = |name: &str| -> Option<u32> {
+        std::fs::read_to_string(format!("/proc/sys/kernel/{name}")).ok()?.trim().parse().ok()
+    };
+    Some(bound("pid_max")?.min(bound("threads-max")?))
 }
 
 fn memory_total(meminfo: &str) -> Option<Bytes> {
@@ -88,6 +111,15 @@ mod tests {
         assert_eq!(version_in("9.2.0\n").as_deref(), Some("9.2.0"));
         assert_eq!(version_in("command not found"), None);
         assert_eq!(version_in(""), None);
+    }
+
+    #[test]
+    fn an_operator_may_offer_something_else_than_the_host_has() {
+        let host = of_host(Path::new("/"));
+        assert!(host.pids > 0 && host.disk < Capacity::default().disk);
+        let offered = Offered { memory: Some(Bytes::mib(64)), ..Offered::default() };
+        let offer = instead(host, offered);
+        assert_eq!(offer, Capacity { memory: Bytes::mib(64), ..host });
     }
 
     #[test]

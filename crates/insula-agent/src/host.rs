@@ -10,6 +10,7 @@ use insula_sandbox::SandboxId;
 use insula_sandbox::net::{self, NetConfig};
 
 use crate::error::chain;
+use crate::health::Vitals;
 use crate::keeper;
 use crate::sandbox::{SandboxError, Sandboxes};
 use crate::shared::Shared;
@@ -44,7 +45,7 @@ pub async fn sweep_sandboxes(
 }
 
 /// Output waits in pipes while there is no keeper, and they do not hold much.
-pub async fn keep_keeper(data: PathBuf, shutdown: Shutdown) {
+pub async fn keep_keeper(data: PathBuf, vitals: Vitals, shutdown: Shutdown) {
     loop {
         tokio::select! {
             _ = shutdown.requested() => return,
@@ -59,9 +60,14 @@ pub async fn keep_keeper(data: PathBuf, shutdown: Shutdown) {
             Ok::<(), std::io::Error>(())
         })
         .await;
-        if let Ok(Err(error)) = started {
-            tracing::warn!(%error, "start the keeper again");
-        }
+        vitals.keeper(match started {
+            Ok(Ok(())) => None,
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "start the keeper again");
+                Some(format!("no keeper takes the logs: {error}"))
+            }
+            Err(_) => Some("a thread that looks after the keeper ended early".into()),
+        });
     }
 }
 
@@ -69,32 +75,53 @@ pub async fn keep_keeper(data: PathBuf, shutdown: Shutdown) {
 pub async fn keep(shared: Arc<Shared>, net: Option<NetConfig>, shutdown: Shutdown) {
     let Some(net) = net else { return };
     let mut told = BTreeSet::new();
+    let mut before = Vec::new();
     loop {
         tokio::select! {
             _ = shutdown.requested() => return,
             () = tokio::time::sleep(LOOK_EVERY) => {}
         }
         let (config, live) = (net.clone(), shared.places.attachments());
+        // What is being attached right now may not be registered yet.
+        let same = std::mem::replace(&mut before, live.clone()) == live;
         let looked = tokio::task::spawn_blocking(move || look(&config, &live)).await;
         match looked {
-            Ok(Ok(drifts)) => {
-                for drift in drifts.difference(&told) {
+            Ok(Ok((drifts, restored))) => {
+                let (mut ours, all) = named(&drifts);
+                if restored && same {
+                    ours.push("routes or registrations of instances were missing".into());
+                }
+                for drift in all.difference(&told) {
                     tracing::warn!(drift, "the host's network");
                 }
-                told = drifts;
+                told = all;
+                shared.vitals.rules_changed(ours);
             }
-            Ok(Err(error)) => tracing::warn!(error = %chain(&error), "repair the host's network"),
+            Ok(Err(error)) => {
+                let error = chain(&error);
+                tracing::warn!(error, "repair the host's network");
+                shared.vitals.rules_changed(vec![format!("it cannot be put right: {error}")]);
+            }
             Err(error) => tracing::error!(%error, "look at the host's network"),
         }
     }
 }
 
-/// Repairs what is ours; says what is not.
-fn look(config: &NetConfig, live: &[net::Attachment]) -> Result<BTreeSet<String>, net::NetError> {
+/// Repairs what is ours; says what was found, and whether instances had lost what they need.
+fn look(
+    config: &NetConfig,
+    live: &[net::Attachment],
+) -> Result<(Vec<net::Drift>, bool), net::NetError> {
     let drifts = net::check_host(config)?;
     if drifts.iter().any(net::Drift::is_ours) {
         net::ensure_host(config)?;
     }
-    net::sweep(config, live)?;
-    Ok(drifts.iter().map(ToString::to_string).collect())
+    let swept = net::sweep(config, live)?;
+    Ok((drifts, swept.restored > 0))
+}
+
+/// What was ours, and all of it.
+fn named(drifts: &[net::Drift]) -> (Vec<String>, BTreeSet<String>) {
+    let ours = drifts.iter().filter(|drift| drift.is_ours()).map(ToString::to_string).collect();
+    (ours, drifts.iter().map(ToString::to_string).collect())
 }

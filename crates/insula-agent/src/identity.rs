@@ -1,5 +1,7 @@
 //! Who this node is: chosen once and kept, with the key that seals its secrets.
 
+use std::path::Path;
+
 use insula_kit::clock::Clock;
 use insula_kit::files::{self, Access, FileError};
 use insula_kit::random::Random;
@@ -10,7 +12,7 @@ use insula_model::{NodeId, NodeName, Timestamp};
 use insula_sandbox::net::{BadConfig, Ipv4Cidr, NetConfig, NetTag};
 use serde::{Deserialize, Serialize};
 
-use crate::config::{AgentConfig, HostAccess};
+use crate::config::{AgentConfig, Endpoint, HostAccess};
 use crate::layout::Layout;
 
 #[derive(Debug, thiserror::Error)]
@@ -66,6 +68,21 @@ impl Identity {
         }
     }
 
+    /// What the fleet calls this node counts, and is kept.
+    pub fn rename(&mut self, layout: &Layout, name: NodeName) -> Result<(), IdentityError> {
+        if self.name != name {
+            self.name = name;
+            files::write_json(&layout.node(), self, Access::Private)?;
+        }
+        Ok(())
+    }
+
+    /// Tells the gateway beside us which node it is on.
+    pub fn publish(&self, layout: &Layout) -> Result<(), IdentityError> {
+        let text = format!("{}\n", self.node);
+        Ok(files::write_durably(&layout.public_node(), text.as_bytes(), Access::Public)?)
+    }
+
     /// The node that this folder is of; on first start a new one.
     pub fn settle(
         layout: &Layout,
@@ -96,12 +113,24 @@ impl Identity {
             }),
             HostAccess::Development => None,
         };
-        let identity = Self { node, name: config.name.clone(), mode: config.host.mode(), net };
+        // A node of a fleet is called what the fleet calls it.
+        let name = match (&config.server, &before) {
+            (Endpoint::Fleet { .. }, Some(before)) if layout.member().has_joined() => {
+                before.name.clone()
+            }
+            (Endpoint::Fleet { .. } | Endpoint::Unix(_), _) => config.name.clone(),
+        };
+        let identity = Self { node, name, mode: config.host.mode(), net };
         if before.as_ref() != Some(&identity) {
             files::write_json(&layout.node(), &identity, Access::Private)?;
         }
         Ok((identity, key))
     }
+}
+
+/// Whether the node of this data folder has joined a fleet.
+pub fn has_joined(data: &Path) -> bool {
+    Layout::new(data).member().has_joined()
 }
 
 fn new_id(clock: &dyn Clock, random: &dyn Random) -> NodeId {

@@ -35,6 +35,21 @@ impl Layout {
         self.agent().join("secrets.sealed")
     }
 
+    /// What makes this node a member of a fleet.
+    pub fn member(&self) -> insula_member::Files {
+        insula_member::Files::in_folder(&self.agent())
+    }
+
+    /// Who this node is, for the gateway beside it. Anybody may read it.
+    pub fn public_node(&self) -> PathBuf {
+        self.data.join("node")
+    }
+
+    /// When a server heard this node last.
+    pub fn contact(&self) -> PathBuf {
+        self.agent().join("contact.json")
+    }
+
     /// The address that was handed out last.
     pub fn last_address(&self) -> PathBuf {
         self.agent().join("last-address")

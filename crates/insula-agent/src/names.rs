@@ -1,10 +1,13 @@
-//! What the node's own resolver is told: who is where, and who may ask.
+//! Who is where on this node, and what its own resolver is told of it.
 //!
 //! Plain values. The resolver lives in another crate; the binary passes them on. Only instances
 //! that are ready have names; every address of ours has an environment from the moment it exists.
+//! Instances of other nodes are named like our own, at addresses of this host (see `relay::remotes`):
+//! whoever asks for a component gets all of them, in no order of preference.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use insula_model::{AppName, ComponentName, EnvironmentId, InstanceId};
 use tokio::sync::watch;
@@ -42,11 +45,32 @@ pub struct Presence {
     pub serves: Option<(ServiceName, SocketAddr)>,
 }
 
-/// Holds every presence on this node and publishes what follows from them.
-#[derive(Debug)]
+/// An instance of another node, and where this host shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RemoteName {
+    pub environment: EnvironmentId,
+    pub service: ServiceName,
+    pub at: SocketAddr,
+}
+
+/// Holds every presence on this node and publishes what follows from them. Clones are the same board.
+#[derive(Debug, Clone)]
 pub struct NameBoard {
-    inner: std::sync::Mutex<BTreeMap<Tenant, Presence>>,
+    shared: Arc<Board>,
+}
+
+#[derive(Debug)]
+struct Board {
+    inner: Mutex<Inner>,
     published: watch::Sender<Names>,
+    /// Counts changes of what is here.
+    changes: watch::Sender<u64>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    here: BTreeMap<Tenant, Presence>,
+    elsewhere: BTreeMap<InstanceId, RemoteName>,
 }
 
 /// Whose presence it is.
@@ -58,30 +82,69 @@ pub enum Tenant {
 
 impl NameBoard {
     pub fn new(published: watch::Sender<Names>) -> Self {
-        Self { inner: std::sync::Mutex::default(), published }
+        let (inner, changes) = (Mutex::default(), watch::Sender::new(0));
+        Self { shared: Arc::new(Board { inner, published, changes }) }
     }
 
     pub fn set(&self, tenant: Tenant, presence: Option<Presence>) {
-        let mut inner = self.inner.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if inner.get(&tenant) == presence.as_ref() {
+        let mut inner = self.lock();
+        if inner.here.get(&tenant) == presence.as_ref() {
             return;
         }
         match presence {
-            Some(presence) => inner.insert(tenant, presence),
-            None => inner.remove(&tenant),
+            Some(presence) => inner.here.insert(tenant, presence),
+            None => inner.here.remove(&tenant),
         };
-        let names = names(inner.values());
-        self.published.send_if_modified(|published| {
+        self.publish(&inner);
+        self.shared.changes.send_modify(|count| *count += 1);
+    }
+
+    /// All that other nodes run and this one shows.
+    pub fn set_elsewhere(&self, elsewhere: BTreeMap<InstanceId, RemoteName>) {
+        let mut inner = self.lock();
+        if inner.elsewhere != elsewhere {
+            inner.elsewhere = elsewhere;
+            self.publish(&inner);
+        }
+    }
+
+    /// What runs here now under that id.
+    pub fn instance(&self, id: InstanceId) -> Option<Presence> {
+        self.lock().here.get(&Tenant::Instance(id)).cloned()
+    }
+
+    /// Who has that address now.
+    pub fn source(&self, address: IpAddr) -> Option<Source> {
+        self.shared.published.borrow().sources.get(&address).cloned()
+    }
+
+    /// All addresses, and whose they are.
+    pub fn sources(&self) -> BTreeMap<IpAddr, Source> {
+        self.shared.published.borrow().sources.clone()
+    }
+
+    /// Moves when something that is here changes.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.shared.changes.subscribe()
+    }
+
+    fn publish(&self, inner: &Inner) {
+        let names = names(inner);
+        self.shared.published.send_if_modified(|published| {
             let changed = *published != names;
             *published = names;
             changed
         });
     }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.shared.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
-fn names<'a>(presences: impl Iterator<Item = &'a Presence>) -> Names {
+fn names(inner: &Inner) -> Names {
     let mut names = Names::default();
-    for presence in presences {
+    for presence in inner.here.values() {
         // Loopback belongs to everybody in development: it names nobody.
         if !presence.address.is_loopback() {
             let source = Source { environment: presence.environment, app: presence.app.clone() };
@@ -92,6 +155,10 @@ fn names<'a>(presences: impl Iterator<Item = &'a Presence>) -> Names {
             environment.entry(service.clone()).or_default().insert(*address);
         }
     }
+    for remote in inner.elsewhere.values() {
+        let environment = names.environments.entry(remote.environment).or_default();
+        environment.entry(remote.service.clone()).or_default().insert(remote.at);
+    }
     names
 }
 
@@ -101,12 +168,19 @@ mod tests {
 
     use super::*;
 
+    fn environment(n: u8) -> EnvironmentId {
+        EnvironmentId::from_parts(Timestamp::from_millis(1), [n; 10])
+    }
+
+    fn web() -> ServiceName {
+        ServiceName { app: "shop".parse().unwrap(), component: "web".parse().unwrap() }
+    }
+
     #[test]
     fn only_what_is_ready_has_a_name_and_every_address_has_an_environment() {
-        let environment = |n| EnvironmentId::from_parts(Timestamp::from_millis(1), [n; 10]);
         let instance =
             |n| Tenant::Instance(InstanceId::from_parts(Timestamp::from_millis(1), [n; 10]));
-        let web = ServiceName { app: "shop".parse().unwrap(), component: "web".parse().unwrap() };
+        let web = web();
         let (sender, receiver) = watch::channel(Names::default());
         let board = NameBoard::new(sender);
         let here: IpAddr = [10, 87, 0, 2].into();
@@ -127,5 +201,30 @@ mod tests {
 
         board.set(instance(1), None);
         assert_eq!(*receiver.borrow(), Names::default());
+    }
+
+    #[test]
+    fn instances_of_other_nodes_stand_beside_our_own_and_ask_nothing_themselves() {
+        let (sender, receiver) = watch::channel(Names::default());
+        let board = NameBoard::new(sender);
+        let id = |n| InstanceId::from_parts(Timestamp::from_millis(1), [n; 10]);
+        let (own, far): (SocketAddr, SocketAddr) =
+            ("10.87.0.2:8080".parse().unwrap(), "10.87.192.9:8080".parse().unwrap());
+        let here = Presence {
+            environment: environment(1),
+            app: Some(web().app),
+            address: own.ip(),
+            serves: Some((web(), own)),
+        };
+        board.set(Tenant::Instance(id(1)), Some(here));
+        let remote = RemoteName { environment: environment(1), service: web(), at: far };
+        board.set_elsewhere(BTreeMap::from([(id(2), remote)]));
+        let environments = receiver.borrow().environments.clone();
+        let both = BTreeMap::from([(web(), BTreeSet::from([own, far]))]);
+        assert_eq!(environments, BTreeMap::from([(environment(1), both)]));
+        assert_eq!(board.source(far.ip()), None);
+        assert_eq!(board.instance(id(2)), None, "it does not run here");
+        board.set_elsewhere(BTreeMap::new());
+        assert_eq!(receiver.borrow().environments[&environment(1)][&web()], BTreeSet::from([own]));
     }
 }

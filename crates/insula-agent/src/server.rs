@@ -1,4 +1,4 @@
-//! The way to the server: one channel for the session and for blobs, dialled when it is needed.
+//! What an agent says to a server, whichever it is: its session and blobs, over one uplink.
 //!
 //! Contents are checked against their digest while they arrive, and written by the caller.
 
@@ -7,19 +7,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::Stream;
-use hyper_util::rt::TokioIo;
+use insula_member::Uplink;
 use insula_model::{Digest, OrgId};
 use insula_wire::node::node_client::NodeClient;
 use insula_wire::node::{self as wire, BLOB_CHUNK_LEN, MESSAGE_LEN_MAX};
 use ring::digest::{Context, SHA256};
-use tonic::transport::{Channel, Uri};
+use tonic::transport::Channel;
 use tonic::{Code, Status};
-use tower::service_fn;
 
-use crate::config::Endpoint;
-
-/// A socket on this machine answers at once or not at all.
-const CONNECT_TIME_MAX: Duration = Duration::from_secs(5);
 /// Between two pieces of a blob; a server that is silent for longer is gone.
 const PIECE_TIME_MAX: Duration = Duration::from_secs(30);
 
@@ -128,35 +123,17 @@ impl BlobKind {
     }
 }
 
-/// Clones share the channel.
+/// Clones share the uplink.
 #[derive(Debug, Clone)]
 pub struct Server {
-    client: NodeClient<Channel>,
+    pub uplink: Uplink,
 }
 
 impl Server {
-    /// Dials nobody yet.
-    pub fn new(endpoint: &Endpoint) -> Self {
-        let Endpoint::Unix(path) = endpoint.clone();
-        let connector = service_fn(move |_: Uri| {
-            let path = path.clone();
-            async move {
-                let stream = insula_kit::uds::connect(&path).await.map_err(io::Error::other)?;
-                Ok::<_, io::Error>(TokioIo::new(stream))
-            }
-        });
-        // The name is for the protocol's `:authority` alone; a socket has none.
-        let channel = tonic::transport::Endpoint::from_static("http://server.invalid")
-            .connect_timeout(CONNECT_TIME_MAX)
-            .connect_with_connector_lazy(connector);
-        let client = NodeClient::new(channel)
-            .max_decoding_message_size(MESSAGE_LEN_MAX)
-            .max_encoding_message_size(MESSAGE_LEN_MAX);
-        Self { client }
-    }
-
     pub fn client(&self) -> NodeClient<Channel> {
-        self.client.clone()
+        NodeClient::new(self.uplink.channel())
+            .max_decoding_message_size(MESSAGE_LEN_MAX)
+            .max_encoding_message_size(MESSAGE_LEN_MAX)
     }
 
     /// Hands each piece to `write`; says how many bytes there were. What was handed out before an

@@ -11,6 +11,7 @@ use insula_sandbox::Record;
 use crate::artifact::Artifacts;
 use crate::board::Board;
 use crate::config::BuildSettings;
+use crate::health::Vitals;
 use crate::kept::Secrets;
 use crate::layout::Layout;
 use crate::log::LogRoot;
@@ -36,6 +37,7 @@ pub struct Shared {
     pub open_usr_local: bool,
     pub build: BuildSettings,
     pub measured: Measured,
+    pub vitals: Vitals,
 }
 
 /// The sandboxes whose use is measured: those of instances that run.

@@ -84,7 +84,7 @@ impl Joining<'_> {
 
     fn request(&self, token: &Invitation, key: &KeyPair) -> wire::EnrolRequest {
         let (secret, id) = (token.secret.expose(), self.member.to_string());
-        let proof = key.sign(format!("insula join\n{secret}\n{id}").as_bytes());
+        let proof = key.sign(&wire::join_proof(secret, &id));
         wire::EnrolRequest {
             token: secret.to_owned(),
             role: self.member.role().into(),

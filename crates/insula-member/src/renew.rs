@@ -112,7 +112,7 @@ impl Renewal {
     pub async fn renew(&self) -> Result<(), RenewError> {
         let subject = self.credentials.subject();
         let key = KeyPair::generate();
-        let proof = key.sign(format!("insula renew\n{}", subject.id()).as_bytes());
+        let proof = key.sign(&wire::renew_proof(subject.id()));
         let public_key = key.public_key().as_bytes().to_vec();
         let mut client = JoinClient::new(self.uplink.channel());
         let asking = client.renew(wire::RenewRequest { public_key, proof });

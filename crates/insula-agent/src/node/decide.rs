@@ -5,7 +5,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use insula_model::target::{InstanceIntent, NodeTarget};
+use insula_model::spec::Failover;
+use insula_model::target::{InstanceIntent, InstanceTarget, NodeTarget};
 use insula_model::{BuildId, InstanceId};
 
 use crate::instance::{Assignment, Wanted};
@@ -18,16 +19,34 @@ pub enum NodeStep {
     Tell(InstanceId),
     /// It is held and no longer named.
     StopUnnamed(InstanceId),
+    /// It may run only while a server hears us, and none has for too long.
+    Fence(InstanceId),
     BeginBuild(BuildId),
     /// It is held and no longer named, or another attempt at it is: its result is known, or nobody
     /// wants it any more.
     DropBuild(BuildId),
 }
 
+/// Whether what depends on contact with a server may run now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lease {
+    Holds,
+    Over,
+}
+
+/// An instance that must not run now, whatever its Target says.
+pub fn is_fenced(target: &InstanceTarget, lease: Lease) -> bool {
+    match (target.failover, lease) {
+        (Failover::Lease, Lease::Over) => true,
+        (Failover::Lease, Lease::Holds) | (Failover::Never, Lease::Holds | Lease::Over) => false,
+    }
+}
+
 pub fn decide(
     target: &NodeTarget,
     instances: &BTreeMap<InstanceId, Assignment>,
     builds: &BTreeMap<BuildId, u32>,
+    lease: Lease,
 ) -> Vec<NodeStep> {
     let mut steps = Vec::new();
     let mut named = BTreeSet::new();
@@ -36,6 +55,13 @@ pub fn decide(
     for wanted in &target.instances {
         named.insert(wanted.id);
         match (instances.get(&wanted.id), wanted.intent) {
+            (Some(held), InstanceIntent::Run) if is_fenced(wanted, lease) => {
+                if held.wanted == Wanted::Run {
+                    steps.push(NodeStep::Fence(wanted.id));
+                }
+            }
+            // Started again once a server has asked for it again.
+            (None, InstanceIntent::Run) if is_fenced(wanted, lease) => {}
             (Some(held), _) if *held == Assignment::of(wanted.clone()) => {}
             (Some(_), _) => steps.push(NodeStep::Tell(wanted.id)),
             (None, InstanceIntent::Run) => begin.push(NodeStep::Begin(wanted.id)),
@@ -94,8 +120,13 @@ mod tests {
         }
     }
 
-    /// `held` and `named`: letters; an upper one stops, a lower one runs, a digit is a build.
+    /// `held` and `named`: letters; an upper one stops, a lower one runs, a digit is a build. Those
+    /// from `s` on may run only while a server hears us.
     fn check(held: &str, named: &str, expected: &Expect) {
+        check_under(Lease::Holds, held, named, expected);
+    }
+
+    fn check_under(lease: Lease, held: &str, named: &str, expected: &Expect) {
         let (mut instances, mut builds) = (BTreeMap::new(), BTreeMap::new());
         for name in held.bytes() {
             match name {
@@ -128,12 +159,13 @@ mod tests {
             (b'0'..=b'9').find(|name| build(*name).id == *id).map_or('?', char::from)
         };
         let mut out = String::new();
-        let steps = decide(&target, &instances, &builds);
+        let steps = decide(&target, &instances, &builds, lease);
         for step in &steps {
             out += &match step {
                 NodeStep::Begin(id) => format!("begin {}\n", letter(id)),
                 NodeStep::Tell(id) => format!("tell {}\n", letter(id)),
                 NodeStep::StopUnnamed(id) => format!("stop {}, which is not named\n", letter(id)),
+                NodeStep::Fence(id) => format!("fence {}\n", letter(id)),
                 NodeStep::BeginBuild(id) => format!("build {}\n", digit(id)),
                 NodeStep::DropBuild(id) => format!("drop build {}\n", digit(id)),
             };
@@ -144,7 +176,7 @@ mod tests {
                 NodeStep::Begin(id) | NodeStep::Tell(id) => {
                     instances.insert(id, Assignment::of(wanted(id).unwrap()));
                 }
-                NodeStep::StopUnnamed(id) => {
+                NodeStep::StopUnnamed(id) | NodeStep::Fence(id) => {
                     instances.get_mut(&id).unwrap().wanted = Wanted::Stop;
                 }
                 NodeStep::BeginBuild(id) => {
@@ -155,18 +187,18 @@ mod tests {
                 }
             }
         }
-        assert!(decide(&target, &instances, &builds).is_empty(), "no fixed point");
+        assert!(decide(&target, &instances, &builds, lease).is_empty(), "no fixed point");
         expected.assert_eq(&out);
     }
 
-    fn of(name: u8) -> insula_model::target::InstanceTarget {
+    fn of(name: u8) -> InstanceTarget {
         let intent =
             if name.is_ascii_uppercase() { InstanceIntent::Stop } else { InstanceIntent::Run };
-        insula_model::target::InstanceTarget {
-            id: instance(name.to_ascii_lowercase()),
-            intent,
-            ..sample()
-        }
+        let failover = match name.to_ascii_lowercase() {
+            b's'.. => Failover::Lease,
+            _ => Failover::Never,
+        };
+        InstanceTarget { failover, id: instance(name.to_ascii_lowercase()), intent, ..sample() }
     }
 
     #[test]
@@ -204,6 +236,38 @@ mod tests {
     }
 
     #[test]
+    fn without_contact_only_what_depends_on_it_stops() {
+        check_under(
+            Lease::Over,
+            "abst",
+            "abstu",
+            &expect![[r#"
+            fence s
+            fence t
+        "#]],
+        );
+        // It stops already, or is wanted to by the server itself.
+        check_under(Lease::Over, "aS", "as", &expect![""]);
+        check_under(
+            Lease::Over,
+            "as",
+            "aS",
+            &expect![[r#"
+            tell s
+        "#]],
+        );
+        check_under(
+            Lease::Holds,
+            "aS",
+            "asu",
+            &expect![[r#"
+            tell s
+            begin u
+        "#]],
+        );
+    }
+
+    #[test]
     fn another_attempt_begins_once_the_one_before_is_gone() {
         let target = NodeTarget {
             node: NodeId::from_parts(Timestamp::from_millis(1), [1; 10]),
@@ -215,8 +279,11 @@ mod tests {
         let id = build(b'1').id;
         let none = BTreeMap::new();
         let held = |attempt| BTreeMap::from([(id, attempt)]);
-        assert_eq!(decide(&target, &none, &held(1)), [NodeStep::DropBuild(id)]);
-        assert_eq!(decide(&target, &none, &BTreeMap::new()), [NodeStep::BeginBuild(id)]);
-        assert_eq!(decide(&target, &none, &held(2)), []);
+        assert_eq!(decide(&target, &none, &held(1), Lease::Holds), [NodeStep::DropBuild(id)]);
+        assert_eq!(
+            decide(&target, &none, &BTreeMap::new(), Lease::Holds),
+            [NodeStep::BeginBuild(id)]
+        );
+        assert_eq!(decide(&target, &none, &held(2), Lease::Holds), []);
     }
 }

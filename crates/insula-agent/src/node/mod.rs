@@ -6,24 +6,29 @@
 mod decide;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::convert::Infallible;
 use std::sync::Arc;
 
 use insula_kit::random::Random;
 use insula_kit::seal::Key;
+use insula_model::spec::Failover;
 use insula_model::target::{InstanceIntent, NodeTarget};
 use insula_model::{BuildId, Generation, InstanceId};
 use insula_wire::node as wire;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::build::{self, BuildTask, Builds};
+use crate::contact::{Contact, Epoch};
 use crate::error::chain;
 use crate::instance::{Assignment, InstanceRecord, InstanceTask, Wanted};
 use crate::kept::{self, Kept, Secrets};
 use crate::names::Tenant;
+use crate::session::Mailbox;
 use crate::shared::Shared;
-use decide::{NodeStep, decide};
+use decide::{Lease, NodeStep, decide, is_fenced};
 
 struct HeldBuild {
     attempt: u32,
@@ -41,11 +46,33 @@ pub struct Node {
     tasks: JoinSet<()>,
     /// Whose task it is, also when it panics.
     who: BTreeMap<tokio::task::Id, Tenant>,
+    contact: Contact,
+    /// The epoch of contact for which a server's Target speaks. What depends on contact runs in no
+    /// other.
+    granted: Option<Epoch>,
+    /// Whether anything here depends on contact.
+    leased: watch::Sender<bool>,
+}
+
+/// A Target as it came, and in what epoch of contact; nothing if there was none.
+#[derive(Debug)]
+pub struct Received {
+    pub target: wire::Target,
+    pub epoch: Option<Epoch>,
 }
 
 impl Node {
-    pub fn new(shared: Arc<Shared>, key: Arc<Key>, random: Arc<dyn Random>) -> Self {
+    pub fn new(
+        shared: Arc<Shared>,
+        key: Arc<Key>,
+        random: Arc<dyn Random>,
+        contact: Contact,
+    ) -> Self {
         Self {
+            // The Target on disk is of the time that the disk proves, if it proves any.
+            granted: contact.epoch(),
+            contact,
+            leased: watch::Sender::new(false),
             builds: Builds::new(Arc::clone(&shared)),
             shared,
             key,
@@ -62,19 +89,30 @@ impl Node {
     /// is on the board when this returns.
     pub async fn resume(&mut self, records: Vec<InstanceRecord>, kept: Option<Kept>) {
         let mut wanted: BTreeMap<InstanceId, Assignment> = BTreeMap::new();
+        let lease = self.lease();
         if let Some(kept) = &kept {
             self.shared.set_secrets(kept.secrets.clone());
             for target in &kept.target.instances {
-                wanted.insert(target.id, Assignment::of(target.clone()));
+                let mut assignment = Assignment::of(target.clone());
+                if is_fenced(target, lease) {
+                    fence(&mut assignment);
+                }
+                wanted.insert(target.id, assignment);
             }
         }
         for record in records {
             let id = record.id();
-            let assignment = wanted.remove(&id).unwrap_or_else(|| Assignment {
-                // Without any Target nothing is known to be unwanted.
-                wanted: if kept.is_some() { Wanted::Stop } else { Wanted::Run },
-                target: record.target.clone(),
-                remember: false,
+            let assignment = wanted.remove(&id).unwrap_or_else(|| {
+                let mut assignment = Assignment {
+                    // Without any Target nothing is known to be unwanted.
+                    wanted: if kept.is_some() { Wanted::Stop } else { Wanted::Run },
+                    target: record.target.clone(),
+                    remember: false,
+                };
+                if kept.is_none() && is_fenced(&record.target, lease) {
+                    fence(&mut assignment);
+                }
+                assignment
             });
             let (sender, receiver) = watch::channel(assignment);
             let task = InstanceTask::adopt(Arc::clone(&self.shared), receiver, record).await;
@@ -82,26 +120,54 @@ impl Node {
         }
         if let Some(kept) = kept {
             let generation = kept.target.generation;
-            self.target = Some(kept.target);
-            self.converge();
+            self.obey(kept.target);
             self.shared.board.set_generation(generation);
         }
     }
 
-    /// Until the channel of Targets is closed.
-    pub async fn run(&mut self, targets: &mut mpsc::Receiver<wire::Target>) {
+    /// Whether something here may run only while a server hears us.
+    pub fn leased(&self) -> watch::Receiver<bool> {
+        self.leased.subscribe()
+    }
+
+    /// Whether what depends on contact may run.
+    fn lease(&self) -> Lease {
+        match self.granted {
+            Some(epoch) if self.contact.epoch() == Some(epoch) => Lease::Holds,
+            Some(_) | None => Lease::Over,
+        }
+    }
+
+    /// For ever.
+    pub async fn run(&mut self, targets: &Mailbox) -> Infallible {
         loop {
+            let lapse = self.lapse();
             tokio::select! {
-                target = targets.recv() => match target {
-                    Some(target) => self.take(target).await,
-                    None => return,
-                },
+                received = targets.take() => self.take(received).await,
                 Some(ended) = self.tasks.join_next_with_id() => self.forget(ended),
+                () = lapse => self.lapsed(),
             }
         }
     }
 
-    async fn take(&mut self, message: wire::Target) {
+    /// Ready once what depends on contact must stop.
+    fn lapse(&self) -> impl Future<Output = ()> + use<> {
+        let (contact, granted, leased) =
+            (self.contact.clone(), self.granted, *self.leased.borrow());
+        async move {
+            match granted {
+                Some(epoch) if leased => contact.ended(epoch).await,
+                Some(_) | None => std::future::pending().await,
+            }
+        }
+    }
+
+    fn lapsed(&mut self) {
+        self.granted = None;
+        self.converge();
+    }
+
+    async fn take(&mut self, Received { target: message, epoch }: Received) {
         let held = self.target.as_ref().map_or(Generation(0), |target| target.generation);
         let kept = match kept::receive(held, message) {
             Ok(kept) => kept,
@@ -112,33 +178,52 @@ impl Node {
         };
         let secrets = self.shared.secrets();
         let same = self.target.as_ref() == Some(&kept.target) && secrets == kept.secrets;
-        if !same && let Err(error) = self.store(&kept, secrets).await {
+        if !same && let Err(error) = self.stored(&kept, secrets).await {
             // Obeyed all the same: a full disk must not keep anybody from stopping things.
             tracing::error!(error = %chain(&error), "the Target is not on disk");
         }
         let generation = kept.target.generation;
         tracing::debug!(%generation, "took a Target");
         self.shared.set_secrets(kept.secrets);
-        self.target = Some(kept.target);
-        self.converge();
+        if epoch.is_some() && epoch == self.contact.epoch() {
+            self.granted = epoch;
+        }
+        self.obey(kept.target);
         self.shared.board.set_generation(generation);
     }
 
-    async fn store(&self, kept: &Kept, before: Secrets) -> Result<(), kept::KeptError> {
+    fn obey(&mut self, target: NodeTarget) {
+        let leased = target.instances.iter().any(|it| it.failover == Failover::Lease);
+        self.leased.send_if_modified(|before| std::mem::replace(before, leased) != leased);
+        self.target = Some(target);
+        self.converge();
+    }
+
+    /// A disk may take its time; a lease does not wait for it.
+    async fn stored(&mut self, kept: &Kept, before: Secrets) -> Result<(), kept::KeptError> {
+        let mut storing = self.store(kept, before);
+        loop {
+            tokio::select! {
+                stored = &mut storing => return stored.map_err(|_| kept::KeptError::Thread)?,
+                () = self.lapse() => self.lapsed(),
+            }
+        }
+    }
+
+    fn store(&self, kept: &Kept, before: Secrets) -> JoinHandle<Result<(), kept::KeptError>> {
         let before = self.target.is_some().then_some(before);
         let (shared, kept) = (Arc::clone(&self.shared), kept.clone());
         let (key, random) = (Arc::clone(&self.key), Arc::clone(&self.random));
-        let storing = tokio::task::spawn_blocking(move || {
+        tokio::task::spawn_blocking(move || {
             kept::store(&shared.layout, &kept, before.as_ref(), &key, &*random)
-        });
-        storing.await.map_err(|_| kept::KeptError::Thread)?
+        })
     }
 
     fn converge(&mut self) {
         let Some(target) = self.target.take() else { return };
         let held = self.instances.iter().map(|(id, it)| (*id, it.borrow().clone())).collect();
         let builds = self.running_builds.iter().map(|(id, held)| (*id, held.attempt)).collect();
-        for step in decide(&target, &held, &builds) {
+        for step in decide(&target, &held, &builds, self.lease()) {
             self.apply(step, &target);
         }
         self.shared.artifacts.keep(&named(&target));
@@ -171,6 +256,12 @@ impl Node {
             NodeStep::StopUnnamed(id) => {
                 if let Some(held) = self.instances.get(&id) {
                     held.send_modify(|it| it.wanted = Wanted::Stop);
+                }
+            }
+            NodeStep::Fence(id) => {
+                if let Some(held) = self.instances.get(&id) {
+                    tracing::warn!(instance = %id, "no server has heard this node: it stops");
+                    held.send_modify(fence);
                 }
             }
             NodeStep::BeginBuild(id) => {
@@ -253,6 +344,12 @@ impl Node {
             tracing::warn!(error = %chain(&error), "end the builds");
         }
     }
+}
+
+/// It stops, and may be wanted again: a run that was started must not be started then.
+fn fence(assignment: &mut Assignment) {
+    assignment.wanted = Wanted::Stop;
+    assignment.remember = true;
 }
 
 fn named(target: &NodeTarget) -> BTreeSet<insula_model::build::Artifact> {

@@ -1,21 +1,24 @@
 //! The session with the server: dial, say who we are, report what changed, take Targets.
 //!
 //! Losing it changes nothing on the node. What the node holds is in the `Board`; whenever a session
-//! begins, all of it is reported. Targets are handed on as they came; whoever takes them refuses
-//! the past.
+//! begins, all of it is reported, and only then does anything new come: first we say what is, then
+//! we obey. Targets are handed on as they came; whoever takes them refuses the past.
 
+mod beats;
 mod builds;
 mod logs;
+mod mailbox;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::stream::{PollNext, select_with_strategy};
-use insula_kit::backoff::Backoff;
+use insula_kit::clock::Clock;
 use insula_kit::random::Random;
 use insula_kit::shutdown::Shutdown;
+use insula_member::{RECONNECT, REFUSED, Refusal};
 use insula_model::observed::NodeReport;
-use insula_model::{NodeId, NodeName};
+use insula_model::{NodeId, NodeName, Timestamp};
 use insula_wire::facts::NodeFacts;
 use insula_wire::node::agent_message::Message as Up;
 use insula_wire::node::server_message::Message as Down;
@@ -26,20 +29,22 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
 use crate::board::{Board, BoardWatch};
+use crate::contact::Contact;
 use crate::error::chain;
+use crate::health::Vitals;
 use crate::log::LogRoot;
+use crate::node::Received;
 use crate::server::Server;
+use beats::{Beats, LOST_MAX};
 use logs::LogStreams;
 
-/// A server that restarts is back within an instant; one that is gone is not asked all the time.
-const RECONNECT: Backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(2));
+pub use mailbox::Mailbox;
+
 /// Reports and heartbeats that wait for the socket; a report is complete, so one is enough.
 const CONTROL_QUEUE: usize = 4;
 /// Pieces of logs that wait for the socket; readers stop when it is full.
 const BULK_QUEUE: usize = 16;
-/// Heartbeats without an answer after which the server counts as gone.
-const HEARTBEATS_LOST_MAX: u32 = 5;
-/// From dialling to `Welcome`.
+/// From dialling to `Welcome`: longer than a handshake with the last of several servers takes.
 const GREETING_TIME_MAX: Duration = Duration::from_secs(10);
 /// A report names everything, so a node that starts a thousand instances at once would say a
 /// million things; a twentieth of a second later it says most of them once. With ten instances
@@ -58,7 +63,10 @@ pub struct Session {
     pub server: Server,
     pub board: Board,
     pub logs: LogRoot,
-    pub targets: mpsc::Sender<wire::Target>,
+    pub targets: Mailbox,
+    pub contact: Contact,
+    pub vitals: Vitals,
+    pub clock: Arc<dyn Clock>,
     pub usage: Arc<dyn Fn() -> wire::UsageReport + Send + Sync>,
     pub random: Arc<dyn Random>,
 }
@@ -79,19 +87,25 @@ enum SessionError {
     Ended,
     #[error("the server did not greet within {GREETING_TIME_MAX:?}")]
     NoGreeting,
-    #[error("the server missed {HEARTBEATS_LOST_MAX} heartbeats")]
+    #[error("the server missed {LOST_MAX} heartbeats")]
     Silent,
     #[error("write a document for the server")]
     Document(#[from] serde_json::Error),
-    /// Nobody takes Targets any more: the agent is ending.
-    #[error("the agent is ending")]
-    Ending,
+}
+
+impl SessionError {
+    fn refusal(&self) -> Option<Refusal> {
+        match self {
+            Self::Open(status) | Self::Broken(status) => Refusal::of(status),
+            Self::Ended | Self::NoGreeting | Self::Silent | Self::Document(_) => None,
+        }
+    }
 }
 
 impl Session {
     /// Holds a session whenever there is a server, until the end is asked for.
     pub async fn keep(self, shutdown: Shutdown) {
-        let mut failures = 0u32;
+        let (mut failures, mut refusals) = (0u32, 0u32);
         loop {
             let mut greeted = false;
             let ended = tokio::select! {
@@ -99,18 +113,56 @@ impl Session {
                 ended = self.hold(&mut greeted) => ended,
             };
             let Err(error) = ended;
+            let refusal = error.refusal();
             if greeted {
                 failures = 0;
-                tracing::warn!(error = %chain(&error), "lost the server; nothing here changes");
-            } else if failures == 0 {
-                tracing::debug!(error = %chain(&error), "no server yet");
             }
+            match refusal {
+                Some(refusal) if refusals == 0 => {
+                    let (error, hint) = (chain(&error), refusal.hint());
+                    tracing::error!(error, hint, "the server refuses this node; apps go on");
+                }
+                Some(_) => {}
+                None if greeted => {
+                    let error = chain(&error);
+                    tracing::warn!(error, "lost the server; nothing here changes");
+                }
+                None if failures == 0 => {
+                    tracing::debug!(error = %chain(&error), "no server yet");
+                }
+                None => {}
+            }
+            refusals = if refusal.is_some() { refusals.saturating_add(1) } else { 0 };
             failures = failures.saturating_add(1);
-            let pause = RECONNECT.delay(failures, self.random.fraction());
+            self.turn_from(&error, greeted);
+            let jitter = self.random.fraction();
+            let pause = match refusals {
+                0 => RECONNECT.delay(failures, jitter),
+                refused => REFUSED.delay(refused, jitter),
+            };
             tokio::select! {
                 () = async { let _ = shutdown.requested().await; } => return,
                 () = tokio::time::sleep(pause) => {}
             }
+        }
+    }
+
+    /// Where to dial next, after this.
+    fn turn_from(&self, error: &SessionError, greeted: bool) {
+        match error {
+            SessionError::Silent => {
+                self.vitals.silence();
+                self.server.uplink.leave();
+            }
+            SessionError::NoGreeting => self.server.uplink.leave(),
+            SessionError::Open(_) | SessionError::Broken(_) if !greeted => {
+                self.server.uplink.leave()
+            }
+            // It was there until now: perhaps it is back already, and if not, it refuses at once.
+            SessionError::Open(_) | SessionError::Broken(_) => self.server.uplink.redial(),
+            SessionError::Ended if greeted => {}
+            SessionError::Ended => self.server.uplink.leave(),
+            SessionError::Document(_) => {}
         }
     }
 
@@ -123,6 +175,7 @@ impl Session {
             ReceiverStream::new(bulk_queue),
             |(): &mut ()| PollNext::Left,
         );
+        let began = self.contact.now();
         send(&control, Up::Hello(self.hello()?)).await?;
         let opening = self.server.client();
         let opened = tokio::time::timeout(GREETING_TIME_MAX, async move {
@@ -140,7 +193,8 @@ impl Session {
         let mut usage = interval(USAGE_INTERVAL);
         let greeting = tokio::time::sleep(GREETING_TIME_MAX);
         tokio::pin!(greeting);
-        let (mut sequence, mut sent, mut answered) = (0u64, 0u64, 0u64);
+        let (mut sequence, mut beats) = (0u64, Beats::new());
+        let mut unreported = None;
         let mut quiet_until = Instant::now();
         loop {
             tokio::select! {
@@ -151,17 +205,33 @@ impl Session {
                     match message.message {
                         Some(Down::Welcome(welcome)) => {
                             *greeted = true;
+                            // It has heard our Hello.
+                            self.contact.answered(began);
                             heart = interval(heartbeat(welcome.heartbeat_ms));
+                            beats.expect(welcome.ack_every);
                             tracing::info!(server = welcome.server_version, "joined the server");
                         }
                         Some(Down::Target(target)) => {
-                            self.targets.send(target).await.map_err(|_| SessionError::Ending)?;
+                            let epoch = self.contact.epoch();
+                            let received = Received { target, epoch };
+                            if sequence == 0 {
+                                unreported = Some(received);
+                            } else {
+                                self.targets.put(received);
+                            }
                         }
                         Some(Down::LogRequest(request)) => logs.begin(request),
                         Some(Down::LogCancel(cancel)) => logs.cancel(cancel.stream),
-                        Some(Down::HeartbeatAck(ack)) => answered = ack.sequence,
+                        Some(Down::HeartbeatAck(ack)) => {
+                            if let Some(beat) = beats.answered(ack.sequence) {
+                                self.contact.answered(beat.uptime);
+                                let ours = self.clock.now_ms();
+                                self.vitals.round_trip(beat.took(), ack.clock_ms, ours);
+                            }
+                        }
+                        Some(Down::Servers(servers)) => self.server.uplink.learn(&servers.addresses),
                         // Of a later version: ignored, as the protocol says.
-                        Some(Down::Servers(_)) | None => {}
+                        None => {}
                     }
                 }
                 report = next_report(quiet_until, &mut board), if *greeted => {
@@ -170,19 +240,17 @@ impl Session {
                     quiet_until = Instant::now() + REPORT_PAUSE_PER_INSTANCE * instances;
                     let document = serde_json::to_string(&report)?;
                     send(&control, Up::Report(wire::Report { document, sequence })).await?;
+                    if let Some(received) = unreported.take() {
+                        self.targets.put(received);
+                    }
                 }
                 _ = heart.tick() => {
-                    if sent.saturating_sub(answered) >= HEARTBEATS_LOST_MAX.into() {
-                        return Err(SessionError::Silent);
-                    }
-                    sent += 1;
-                    send(&control, Up::Heartbeat(wire::Heartbeat { sequence: sent })).await?;
+                    let next = beats.next(self.contact.now());
+                    let sequence = next.ok_or(SessionError::Silent)?;
+                    send(&control, Up::Heartbeat(wire::Heartbeat { sequence })).await?;
                 }
                 _ = usage.tick() => {
-                    let report = (self.usage)();
-                    if !report.instances.is_empty() {
-                        send(&control, Up::Usage(report)).await?;
-                    }
+                    send(&control, Up::Usage((self.usage)())).await?;
                 }
                 () = &mut greeting, if !*greeted => return Err(SessionError::NoGreeting),
             }
@@ -190,12 +258,14 @@ impl Session {
     }
 
     fn hello(&self) -> Result<wire::Hello, SessionError> {
+        let clock = Some(Timestamp::from_millis(self.clock.now_ms()));
+        let facts = NodeFacts { clock, ..self.facts.clone() };
         Ok(wire::Hello {
             node: self.node.to_string(),
             name: self.name.to_string(),
             version: self.version.into(),
             protocol: PROTOCOL,
-            facts: serde_json::to_string(&self.facts)?,
+            facts: serde_json::to_string(&facts)?,
             generation: self.board.report().generation.0,
         })
     }
@@ -208,7 +278,7 @@ async fn next_report(quiet_until: Instant, board: &mut BoardWatch) -> NodeReport
 
 async fn send(queue: &mpsc::Sender<wire::AgentMessage>, message: Up) -> Result<(), SessionError> {
     let message = wire::AgentMessage { message: Some(message) };
-    let patience = Duration::from_millis(HEARTBEAT_MS.into()) * HEARTBEATS_LOST_MAX;
+    let patience = Duration::from_millis(HEARTBEAT_MS.into()) * LOST_MAX;
     match queue.send_timeout(message, patience).await {
         Ok(()) => Ok(()),
         Err(mpsc::error::SendTimeoutError::Timeout(_)) => Err(SessionError::Silent),

@@ -1,11 +1,13 @@
 //! A node, as a process.
 
+use std::net::SocketAddr;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context;
-use insula_agent::{AgentConfig, Endpoint, HostAccess, Names};
+use insula_agent::{AgentConfig, Endpoint, HostAccess, Names, Offered, RelayAccess};
+use insula_model::{Bytes, MilliCpu, NodeName, limits};
 use insula_sandbox::net::NetConfig;
 use tokio::sync::watch;
 
@@ -17,9 +19,21 @@ pub struct Args {
     /// The data folder
     #[arg(long, env = "INSULA_DATA", value_name = "DIR")]
     data: Option<PathBuf>,
-    /// What this node is called
-    #[arg(long, default_value = "local", value_name = "NAME")]
-    name: insula_model::NodeName,
+    /// A server of the fleet, HOST:PORT; more with commas. Others are learnt from it
+    #[arg(long, value_delimiter = ',', value_name = "HOST:PORT")]
+    server: Vec<String>,
+    /// What `insula nodes token` printed: needed once, to join
+    #[arg(long, env = "INSULA_JOIN_TOKEN", hide_env_values = true, value_name = "TOKEN")]
+    token: Option<String>,
+    /// What this node is called [default: the host's name; of a server's own machine: local]
+    #[arg(long, value_name = "NAME")]
+    name: Option<NodeName>,
+    /// Where other nodes and gateways reach what runs here
+    #[arg(long, value_name = "ADDR")]
+    relay: Option<SocketAddr>,
+    /// What to tell them instead, behind NAT say
+    #[arg(long, requires = "relay", value_name = "ADDR")]
+    advertise: Option<SocketAddr>,
     /// The network that instances get addresses from
     #[arg(long, default_value = "10.87.0.0/16", value_name = "CIDR")]
     pool: String,
@@ -29,6 +43,15 @@ pub struct Args {
     /// Show apps the host's /usr/local and /usr/src
     #[arg(long)]
     open_usr_local: bool,
+    /// Cores to offer, if not all
+    #[arg(long, value_parser = cores, value_name = "CORES")]
+    cpu: Option<MilliCpu>,
+    /// Memory to offer, if not all but a little
+    #[arg(long, value_name = "SIZE")]
+    memory: Option<Bytes>,
+    /// Instances to take at most
+    #[arg(long, value_name = "N")]
+    instances: Option<u32>,
     /// How to log
     #[arg(long, value_enum, default_value = "auto")]
     log_format: LogFormatArg,
@@ -50,13 +73,22 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         HostAccess::Full { net } => Some(net.gateway()),
         HostAccess::Development => None,
     };
+    let server = endpoint(&data, args.server, args.token.as_deref())?;
+    let name = match (args.name, &server) {
+        (Some(name), _) => name,
+        (None, Endpoint::Unix(_)) => "local".parse()?,
+        (None, Endpoint::Fleet { .. }) => name_of_host(),
+    };
     let config = AgentConfig {
         data: data.root().to_owned(),
-        server: Endpoint::Unix(data.node_socket()),
-        name: args.name,
+        server,
+        name,
+        site: None,
+        relay: RelayAccess { listen: args.relay, advertise: args.advertise },
         host,
         program: own_program(&data)?,
-        capacity: None,
+        offer: Offered { cpu: args.cpu, memory: args.memory, instances: args.instances },
+        failover_lease: limits::FAILOVER_LEASE,
         build: super::build_env::settings(std::env::vars()),
         open_usr_local: args.open_usr_local,
         names,
@@ -71,6 +103,39 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         }
         Ok(())
     })
+}
+
+/// A server beside us, unless another is named or this node has joined a fleet.
+fn endpoint(data: &Data, servers: Vec<String>, token: Option<&str>) -> anyhow::Result<Endpoint> {
+    // Whoever supervises us runs the server as well.
+    let supervised = std::env::var_os(crate::SUPERVISOR).is_some();
+    let joined = insula_agent::has_joined(data.root());
+    if supervised || (servers.is_empty() && token.is_none() && !joined) {
+        return Ok(Endpoint::Unix(data.node_socket()));
+    }
+    let token = token.map(str::parse).transpose().context("--token")?;
+    Ok(Endpoint::Fleet { servers, token })
+}
+
+/// The host's own name, as far as a node may have it.
+fn name_of_host() -> NodeName {
+    let host = rustix::system::uname().nodename().to_string_lossy().to_lowercase();
+    let first = host.split('.').next().unwrap_or_default();
+    let fit: String =
+        first.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
+    let parsed = fit.trim_matches('-').parse();
+    parsed.unwrap_or_else(|_| "node".parse().expect("a name"))
+}
+
+/// As a spec writes them: `2`, `0.5`.
+fn cores(text: &str) -> Result<MilliCpu, String> {
+    let cores: f64 = text.parse().map_err(|_| "expected a number of cores".to_owned())?;
+    let milli = (cores * 1_000.0).round();
+    if (1.0..=f64::from(u32::MAX)).contains(&milli) {
+        Ok(MilliCpu(milli as u32))
+    } else {
+        Err("expected more than nothing".to_owned())
+    }
 }
 
 /// What `--pool` and `--open` ask for, or what is wrong with it.

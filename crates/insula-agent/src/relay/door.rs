@@ -1,0 +1,179 @@
+//! Listens where this host shows one instance of another node, and carries what comes there.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use insula_kit::metrics::{Counter, Metrics};
+use insula_model::{EnvironmentId, InstanceId, NodeId};
+use insula_relay::{Caller, OpenError};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
+
+use crate::error::chain;
+use crate::names::NameBoard;
+
+/// Of one environment, to all other nodes: pools of a hundred instances with a dozen connections each.
+const STREAMS_PER_ENVIRONMENT_MAX: usize = 1_024;
+/// Of all together: two descriptors each, here and at the far end.
+const STREAMS_MAX: usize = 8_192;
+/// The kernel has no descriptor left; one that ends gives one back.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
+
+/// What all doors share.
+#[derive(Debug)]
+pub struct Hall {
+    pub caller: Caller,
+    pub names: NameBoard,
+    places: Arc<Semaphore>,
+    by_environment: Mutex<BTreeMap<EnvironmentId, Arc<Semaphore>>>,
+    counts: Counts,
+}
+
+#[derive(Debug)]
+struct Counts {
+    carried: Counter,
+    unreachable: Counter,
+    gone: Counter,
+    /// From an address that has no business there.
+    strangers: Counter,
+    full: Counter,
+}
+
+/// Who is behind a door.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Behind {
+    pub instance: InstanceId,
+    pub environment: EnvironmentId,
+    pub node: NodeId,
+    pub relay: SocketAddr,
+}
+
+impl Hall {
+    pub fn new(caller: Caller, names: NameBoard, metrics: &Metrics) -> Arc<Self> {
+        let count = |outcome| {
+            let help = "Connections of instances here to instances of other nodes, by outcome.";
+            metrics.counter("insula_relay_calls_total", help, &[("outcome", outcome)])
+        };
+        let counts = Counts {
+            carried: count("carried"),
+            unreachable: count("unreachable"),
+            gone: count("gone"),
+            strangers: count("stranger"),
+            full: count("full"),
+        };
+        let places = Arc::new(Semaphore::new(STREAMS_MAX));
+        Arc::new(Self { caller, names, places, by_environment: Mutex::default(), counts })
+    }
+
+    /// Nothing when an environment, or all, have as many as they may.
+    fn place(
+        &self,
+        environment: EnvironmentId,
+    ) -> Option<(OwnedSemaphorePermit, OwnedSemaphorePermit)> {
+        let own = {
+            let mut all = self.by_environment.lock().unwrap_or_else(PoisonError::into_inner);
+            // Those that nobody holds a place of are forgotten.
+            all.retain(|it, places| *it == environment || Arc::strong_count(places) > 1);
+            let made = || Arc::new(Semaphore::new(STREAMS_PER_ENVIRONMENT_MAX));
+            Arc::clone(all.entry(environment).or_insert_with(made))
+        };
+        Some((own.try_acquire_owned().ok()?, Arc::clone(&self.places).try_acquire_owned().ok()?))
+    }
+
+    /// The kernel lets nobody else come so far, if its rules are as we left them.
+    fn is_own(&self, behind: &Behind, from: SocketAddr) -> bool {
+        let source = self.names.source(from.ip().to_canonical());
+        source.is_some_and(|it| it.environment == behind.environment && it.app.is_some())
+    }
+}
+
+/// Until the end is asked for; what is carried then is broken off. `carried` counts the streams.
+pub async fn keep(
+    hall: Arc<Hall>,
+    behind: Behind,
+    listener: TcpListener,
+    carried: Arc<AtomicUsize>,
+    end: CancellationToken,
+) {
+    loop {
+        let accepted = tokio::select! {
+            () = end.cancelled() => return,
+            accepted = listener.accept() => accepted,
+        };
+        let (tcp, from) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                tracing::warn!(%error, "accept a connection for an instance of another node");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        if !hall.is_own(&behind, from) {
+            hall.counts.strangers.increment();
+            tracing::warn!(%from, instance = %behind.instance, "refused a source of another environment");
+            reset(tcp);
+            continue;
+        }
+        let Some(place) = hall.place(behind.environment) else {
+            hall.counts.full.increment();
+            reset(tcp);
+            continue;
+        };
+        let (hall, end) = (Arc::clone(&hall), end.clone());
+        let counted = Counted::new(&carried);
+        tokio::spawn(async move {
+            let _held = (place, counted);
+            tokio::select! {
+                () = end.cancelled() => {}
+                () = carry(&hall, behind, tcp) => {}
+            }
+        });
+    }
+}
+
+async fn carry(hall: &Hall, behind: Behind, tcp: TcpStream) {
+    let Behind { instance, node, relay, .. } = behind;
+    let _ = tcp.set_nodelay(true);
+    match Box::pin(hall.caller.open(node, relay, instance)).await {
+        Ok(stream) => {
+            hall.counts.carried.increment();
+            // How it ended is the business of the two that talked.
+            let _ = stream.join(tcp).await;
+        }
+        Err(error) => {
+            tracing::debug!(error = %chain(&error), "open a stream to another node");
+            match error {
+                OpenError::Gone { .. } => &hall.counts.gone,
+                OpenError::Denied { .. }
+                | OpenError::Refused { .. }
+                | OpenError::Unreachable { .. } => &hall.counts.unreachable,
+            }
+            .increment();
+            reset(tcp);
+        }
+    }
+}
+
+/// Says at once that nobody is there, as the kernel does for a port that is closed.
+fn reset(tcp: TcpStream) {
+    let _ = tcp.set_zero_linger();
+}
+
+struct Counted(Arc<AtomicUsize>);
+
+impl Counted {
+    fn new(count: &Arc<AtomicUsize>) -> Self {
+        count.fetch_add(1, Ordering::AcqRel);
+        Self(Arc::clone(count))
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
