@@ -1,7 +1,9 @@
 //! One step of a plan, as a value that can be printed, compared and refused.
 
 use std::fmt;
+use std::sync::Arc;
 
+use imbl::OrdMap;
 use insula_model::build::Artifact;
 use insula_model::deployment::Cause;
 use insula_model::observed::Exit;
@@ -9,6 +11,7 @@ use insula_model::{
     AppId, ComponentName, DeploymentId, InstanceId, NodeId, ReleaseId, RunId, Timestamp,
 };
 
+use crate::due::{Rest, Who};
 use crate::placement::Room;
 use crate::world::World;
 
@@ -139,18 +142,52 @@ pub struct Plan {
     /// When something is due that no message will announce.
     pub next: Option<Timestamp>,
     pub(crate) room: Room,
+    /// How each that was looked at was left.
+    pub rests: Vec<Rest>,
+    /// What each waits for that was not looked at this time; empty if all were. See `Due::planned`.
+    pub(crate) standing: OrdMap<Who, Arc<[Wait]>>,
     /// When the oldest session of a node began, once somebody has asked.
     witness: Option<Option<Timestamp>>,
 }
 
 impl Plan {
     pub(crate) fn new(room: Room) -> Self {
-        Self { actions: Vec::new(), waits: Vec::new(), next: None, room, witness: None }
+        Self {
+            actions: Vec::new(),
+            waits: Vec::new(),
+            next: None,
+            room,
+            rests: Vec::new(),
+            standing: OrdMap::new(),
+            witness: None,
+        }
     }
 
     /// See `nodes::oldest_session`; it looks at every node, so it is asked for once.
     pub(crate) fn witness(&mut self, world: &World) -> Option<Timestamp> {
         *self.witness.get_or_insert_with(|| crate::nodes::oldest_session(world))
+    }
+
+    /// What one of those that are looked at adds to the plan.
+    pub(crate) fn part(&mut self, who: Who, step: impl FnOnce(&mut Self)) {
+        let (actions, waits, short) = (self.actions.len(), self.waits.len(), self.room.short());
+        let next = self.next.take();
+        step(self);
+        self.rests.push(Rest {
+            who,
+            acts: self.actions.len() > actions,
+            short: self.room.short() > short,
+            next: self.next,
+            waits: waits..self.waits.len(),
+        });
+        next.into_iter().for_each(|at| self.wake_at(at));
+    }
+
+    /// Everything that waits, and for what: of those that were looked at now, and of the others as
+    /// they were left.
+    pub fn all_waits(&self) -> impl Iterator<Item = &Wait> {
+        let now = self.standing.is_empty().then_some(&self.waits);
+        self.standing.values().flat_map(|waits| waits.iter()).chain(now.into_iter().flatten())
     }
 
     pub(crate) fn act(&mut self, action: Action) {

@@ -8,6 +8,7 @@ pub mod action;
 mod builds;
 mod crew;
 mod drain;
+pub mod due;
 pub mod effect;
 pub mod instances;
 pub mod nodes;
@@ -23,11 +24,14 @@ pub mod why;
 pub mod world;
 
 pub use action::{Action, Plan, Wait};
+pub use due::{Due, Scope};
 pub use world::{Edge, Measured, Presence, Rules, World};
 
 use std::sync::Arc;
 
 use insula_model::{HostName, Timestamp};
+
+use due::Who;
 
 /// What was seen and decided last, for whoever asks why.
 pub type View = Arc<(Arc<World>, Arc<Plan>)>;
@@ -41,19 +45,25 @@ pub fn blank(suffix: HostName) -> View {
 
 /// What to do next, and why the rest waits.
 pub fn plan(world: &World, now: Timestamp) -> Plan {
+    plan_for(world, &Scope::all(world), now)
+}
+
+/// The same, of some apps and nodes: see `due`.
+pub fn plan_for(world: &World, scope: &Scope, now: Timestamp) -> Plan {
     let mut plan = Plan::new(placement::Room::of(world));
-    for node in world.nodes.values() {
-        nodes::step(world, node, &mut plan);
+    for node in scope.nodes.iter().filter_map(|id| world.nodes.get(id)) {
+        plan.part(Who::Node(node.id), |plan| nodes::step(world, node, plan));
     }
-    for app in world.apps.values() {
-        rollout::step(world, app, now, &mut plan);
-        steady::step(world, app, now, &mut plan);
-    }
-    for run in world.runs.values() {
-        runs::step(world, run, now, &mut plan);
-    }
-    for instance in world.instances.values() {
-        instances::step(world, instance, now, &mut plan);
+    for id in &scope.apps {
+        plan.part(Who::App(*id), |plan| {
+            if let Some(app) = world.apps.get(id) {
+                rollout::step(world, app, now, plan);
+                steady::step(world, app, now, plan);
+            }
+            world.runs_of(*id).for_each(|run| runs::step(world, run, now, plan));
+            let instances = world.instances.of_app(*id);
+            instances.for_each(|instance| instances::step(world, instance, now, plan));
+        });
     }
     plan.room.close();
     plan

@@ -14,7 +14,7 @@ use crate::world::World;
 
 /// What the last plan said of a subject, in the order in which it was said.
 pub fn waits<'a>(plan: &'a Plan, subject: &'a str) -> impl Iterator<Item = &'a str> {
-    plan.waits.iter().filter(move |w| w.subject == subject).map(|w| w.reason.as_str())
+    plan.all_waits().filter(move |w| w.subject == subject).map(|w| w.reason.as_str())
 }
 
 pub fn instance(world: &World, instance: &Instance) -> Vec<String> {

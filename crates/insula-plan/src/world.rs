@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use imbl::{OrdMap, OrdSet};
-use insula_model::app::{App, Domain, Environment, Project};
+use insula_model::app::{App, Domain, Environment, Live, Project};
 use insula_model::build::Build;
 use insula_model::deployment::Deployment;
 use insula_model::feed::Change;
@@ -51,6 +51,39 @@ pub struct World {
     /// Builds that had no verdict when their row came in.
     building: OrdSet<BuildId>,
     runs_of: OrdMap<AppId, OrdSet<RunId>>,
+    deployments_of: OrdMap<AppId, OrdSet<DeploymentId>>,
+    apps_of: OrdMap<EnvironmentId, OrdSet<AppId>>,
+    domains_of: OrdMap<AppId, OrdSet<DomainId>>,
+    stale: Stale,
+}
+
+/// What may have become needless since `prune` looked last.
+#[derive(Debug, Clone, Default)]
+struct Stale {
+    apps: BTreeSet<AppId>,
+    deployments: BTreeSet<DeploymentId>,
+    builds: BTreeSet<BuildId>,
+    runs: BTreeSet<RunId>,
+    releases: BTreeSet<ReleaseId>,
+}
+
+impl Stale {
+    fn was_live(&mut self, live: Option<Live>) {
+        self.deployments.extend(live.as_ref().map(|live| live.deployment));
+        self.releases.extend(live.map(|live| live.release));
+    }
+}
+
+/// Two worlds that hold the same are the same, whatever somebody has still to look at.
+impl PartialEq for Stale {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+/// Every release that a deployment names.
+fn releases_of(row: &Deployment) -> impl Iterator<Item = ReleaseId> {
+    [row.release, row.previous, crate::rollout::source_release(row)].into_iter().flatten()
 }
 
 /// What the operator decided for the whole fleet.
@@ -323,6 +356,10 @@ impl World {
             pending: OrdMap::new(),
             building: OrdSet::new(),
             runs_of: OrdMap::new(),
+            deployments_of: OrdMap::new(),
+            apps_of: OrdMap::new(),
+            domains_of: OrdMap::new(),
+            stale: Stale::default(),
         }
     }
 
@@ -335,16 +372,16 @@ impl World {
             Change::ProjectGone(id) => drop(self.projects.remove(&id)),
             Change::Environment(row) => drop(self.environments.insert(row.id, *row)),
             Change::EnvironmentGone(id) => drop(self.environments.remove(&id)),
-            Change::App(row) => drop(self.apps.insert(row.id, Arc::new(*row))),
-            Change::AppGone(id) => drop(self.apps.remove(&id)),
-            Change::Domain(row) => drop(self.domains.insert(row.id, *row)),
-            Change::DomainGone(id) => drop(self.domains.remove(&id)),
+            Change::App(row) => self.take_app(*row),
+            Change::AppGone(id) => self.drop_app(id),
+            Change::Domain(row) => self.take_domain(*row),
+            Change::DomainGone(id) => self.drop_domain(id),
             Change::Deployment(row) => self.take_deployment(*row),
             Change::Build(row) => self.take_build(*row),
-            Change::Release(row) => drop(self.releases.insert(row.id, Arc::new(*row))),
+            Change::Release(row) => self.take_release(*row),
             Change::ReleaseGone(id) => drop(self.releases.remove(&id)),
             Change::Instance(row) => self.instances.insert(*row),
-            Change::InstanceGone(id) => drop(self.instances.remove(&id)),
+            Change::InstanceGone(id) => self.drop_instance(id),
             Change::Run(row) => self.take_run(*row),
             Change::RunGone(id) => self.drop_run(id),
             Change::Node(row) => drop(self.nodes.insert(row.id, Arc::new(*row))),
@@ -359,13 +396,57 @@ impl World {
         }
     }
 
-    fn take_deployment(&mut self, row: Deployment) {
-        if row.state.is_final() {
-            self.settle(row.app, row.id);
-        } else {
-            self.pending.entry(row.app).or_default().insert(row.id);
+    fn take_app(&mut self, row: App) {
+        let live = row.live.clone();
+        self.apps_of.entry(row.environment).or_default().insert(row.id);
+        let before = self.apps.insert(row.id, Arc::new(row)).and_then(|app| app.live.clone());
+        if before != live {
+            self.stale.was_live(before);
         }
-        self.deployments.insert(row.id, Arc::new(row));
+    }
+
+    fn drop_app(&mut self, id: AppId) {
+        self.stale.apps.insert(id);
+        let Some(gone) = self.apps.remove(&id) else { return };
+        self.stale.was_live(gone.live.clone());
+        unlist(&mut self.apps_of, &gone.environment, &id);
+    }
+
+    fn take_domain(&mut self, row: Domain) {
+        self.drop_domain(row.id);
+        self.domains_of.entry(row.app).or_default().insert(row.id);
+        self.domains.insert(row.id, row);
+    }
+
+    fn drop_domain(&mut self, id: DomainId) {
+        let Some(gone) = self.domains.remove(&id) else { return };
+        unlist(&mut self.domains_of, &gone.app, &id);
+    }
+
+    fn take_deployment(&mut self, row: Deployment) {
+        let (app, id) = (row.app, row.id);
+        if row.state.is_final() {
+            unlist(&mut self.pending, &app, &id);
+        } else {
+            self.pending.entry(app).or_default().insert(id);
+        }
+        self.deployments_of.entry(app).or_default().insert(id);
+        self.stale.deployments.insert(id);
+        if let Some(before) = self.deployments.insert(id, Arc::new(row)) {
+            self.stale.releases.extend(releases_of(&before));
+        }
+    }
+
+    fn take_release(&mut self, row: Release) {
+        self.stale.releases.insert(row.id);
+        self.releases.insert(row.id, Arc::new(row));
+    }
+
+    fn drop_instance(&mut self, id: InstanceId) {
+        if let Some(gone) = self.instances.remove(&id) {
+            self.stale.deployments.insert(gone.deployment);
+            self.stale.releases.insert(gone.release);
+        }
     }
 
     fn take_build(&mut self, row: Build) {
@@ -374,56 +455,80 @@ impl World {
         } else {
             self.building.insert(row.id);
         }
+        self.stale.builds.insert(row.id);
         self.builds.insert(row.id, Arc::new(row));
     }
 
     fn take_run(&mut self, row: Run) {
+        if row.state.is_final() {
+            self.stale.runs.insert(row.id);
+        }
         self.runs_of.entry(row.app).or_default().insert(row.id);
         self.runs.insert(row.id, Arc::new(row));
     }
 
     fn drop_run(&mut self, id: RunId) {
         let Some(gone) = self.runs.remove(&id) else { return };
+        self.stale.releases.insert(gone.release);
         unlist(&mut self.runs_of, &gone.app, &id);
     }
 
-    fn settle(&mut self, app: AppId, deployment: DeploymentId) {
-        unlist(&mut self.pending, &app, &deployment);
+    /// Lets go of what no decision can need any more, so that the view stays small however long
+    /// the history is. Looks only at what may have become needless since the last time.
+    pub fn prune(&mut self) {
+        let mut stale = std::mem::take(&mut self.stale);
+        let gone = std::mem::take(&mut stale.apps);
+        let of_gone = gone.iter().filter_map(|app| self.deployments_of.get(app)).flatten();
+        stale.deployments.extend(of_gone.copied());
+        for id in std::mem::take(&mut stale.deployments) {
+            if self.deployments.get(&id).is_some_and(|row| !self.needs_deployment(row)) {
+                self.drop_deployment(id, &mut stale);
+            }
+        }
+        for id in std::mem::take(&mut stale.builds) {
+            if self.builds.get(&id).is_some_and(|b| !self.deployments.contains_key(&b.deployment)) {
+                self.builds.remove(&id);
+                self.building.remove(&id);
+            }
+        }
+        for id in std::mem::take(&mut stale.runs) {
+            if let Some(run) = self.runs.get(&id).filter(|run| run.state.is_final()) {
+                stale.releases.insert(run.release);
+                self.drop_run(id);
+            }
+        }
+        for id in stale.releases {
+            if self.releases.get(&id).is_some_and(|row| !self.needs_release(row)) {
+                self.releases.remove(&id);
+            }
+        }
     }
 
-    /// Lets go of what no decision can need any more, so that the view stays small however long
-    /// the history is.
-    pub fn prune(&mut self) {
-        let live: BTreeSet<DeploymentId> =
-            self.apps.values().filter_map(|a| a.live.as_ref()).map(|l| l.deployment).collect();
-        let held: BTreeSet<DeploymentId> = self.instances.values().map(|i| i.deployment).collect();
-        let gone: Vec<Arc<Deployment>> = self
-            .deployments
-            .values()
-            .filter(|d| {
-                let needed = !d.state.is_final() || live.contains(&d.id) || held.contains(&d.id);
-                !self.apps.contains_key(&d.app) || !needed
-            })
-            .cloned()
-            .collect();
-        for deployment in gone {
-            self.deployments.remove(&deployment.id);
-            self.settle(deployment.app, deployment.id);
-        }
-        retain(&mut self.builds, |b| self.deployments.contains_key(&b.deployment));
-        let over: Vec<RunId> =
-            self.runs.values().filter(|r| r.state.is_final()).map(|r| r.id).collect();
-        over.into_iter().for_each(|id| self.drop_run(id));
-        let mut releases: BTreeSet<ReleaseId> =
-            self.apps.values().filter_map(|a| a.live.as_ref()).map(|l| l.release).collect();
-        releases.extend(self.instances.values().map(|i| i.release));
-        releases.extend(self.runs.values().map(|r| r.release));
-        for deployment in self.deployments.values() {
-            releases.extend(deployment.release);
-            releases.extend(deployment.previous);
-            releases.extend(crate::rollout::source_release(deployment));
-        }
-        retain(&mut self.releases, |r| releases.contains(&r.id));
+    fn needs_deployment(&self, row: &Deployment) -> bool {
+        let Some(app) = self.apps.get(&row.app) else { return false };
+        !row.state.is_final()
+            || app.live.as_ref().is_some_and(|live| live.deployment == row.id)
+            || self.instances.any_of_deployment(&row.id)
+    }
+
+    /// A release is named by rows of its own app alone.
+    fn needs_release(&self, row: &Release) -> bool {
+        let live = self.apps.get(&row.app).and_then(|app| app.live.as_ref());
+        let deployments = self.deployments_of.get(&row.app).into_iter().flatten();
+        live.is_some_and(|live| live.release == row.id)
+            || self.instances.any_of_release(&row.id)
+            || self.runs_of(row.app).any(|run| run.release == row.id)
+            || deployments
+                .filter_map(|id| self.deployments.get(id))
+                .any(|deployment| releases_of(deployment).any(|id| id == row.id))
+    }
+
+    fn drop_deployment(&mut self, id: DeploymentId, stale: &mut Stale) {
+        let Some(gone) = self.deployments.remove(&id) else { return };
+        unlist(&mut self.pending, &gone.app, &id);
+        unlist(&mut self.deployments_of, &gone.app, &id);
+        stale.builds.extend(gone.build);
+        stale.releases.extend(releases_of(&gone));
     }
 
     /// The instances of an app that are kept running, runs left out. The oldest first.
@@ -441,6 +546,17 @@ impl World {
     /// Apps that have such a deployment.
     pub fn pending_apps(&self) -> impl Iterator<Item = AppId> {
         self.pending.keys().copied()
+    }
+
+    /// The apps of an environment.
+    pub fn apps_of(&self, environment: EnvironmentId) -> impl Iterator<Item = &App> {
+        let ids = self.apps_of.get(&environment).into_iter().flatten();
+        ids.filter_map(|id| self.apps.get(id)).map(Arc::as_ref)
+    }
+
+    pub fn domains_of(&self, app: AppId) -> impl Iterator<Item = &Domain> {
+        let ids = self.domains_of.get(&app).into_iter().flatten();
+        ids.filter_map(|id| self.domains.get(id))
     }
 
     /// Builds without a verdict, the oldest first.
@@ -482,12 +598,5 @@ fn unlist<K: Ord + Clone, V: Ord + Clone>(lists: &mut OrdMap<K, OrdSet<V>>, key:
         if list.is_empty() {
             lists.remove(key);
         }
-    }
-}
-
-fn retain<K: Ord + Clone, V: Clone>(map: &mut OrdMap<K, V>, keep: impl Fn(&V) -> bool) {
-    let gone: Vec<K> = map.iter().filter(|(_, v)| !keep(v)).map(|(k, _)| k.clone()).collect();
-    for key in gone {
-        map.remove(&key);
     }
 }

@@ -16,6 +16,8 @@ use insula_model::*;
 use insula_plan::effect::{Cut, Fresh, effect, write};
 use insula_plan::{Action, Presence, World};
 
+use crate::follower::Follower;
+
 /// Passes after which a story that has not come to rest never will.
 const PASSES_MAX: usize = 50;
 
@@ -25,6 +27,7 @@ pub struct Scene {
     pub app: AppId,
     made: u64,
     names: BTreeMap<String, String>,
+    follower: Option<Follower>,
     /// Whether instances are called `web.2`, and told of when they have been placed.
     pub dotted: bool,
     /// What the operator's history says.
@@ -57,6 +60,7 @@ impl Scene {
             app: AppId::from_parts(Timestamp::from_millis(1), [0; 10]),
             made: 0,
             names: BTreeMap::new(),
+            follower: None,
             dotted: false,
             events: Vec::new(),
         };
@@ -343,6 +347,8 @@ impl Scene {
         let mut said = String::new();
         for _ in 0..PASSES_MAX {
             let plan = insula_plan::plan(&self.world, self.now);
+            let follower = self.follower.get_or_insert_with(|| Follower::new(&self.world));
+            follower.compare(&self.world, self.now, &plan);
             if plan.actions.is_empty() {
                 for wait in &plan.waits {
                     said += &format!("wait {}: {}\n", self.name(&wait.subject), wait.reason);
