@@ -4,19 +4,20 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use crate::endpoint::Endpoint;
+use crate::way::Way;
 
 /// The least busy of those not tried yet; avoided ones only when nothing else is left. `turn`
 /// goes round, so that equals take turns.
 pub(crate) fn choose<'e>(
     endpoints: &'e [Rc<Endpoint>],
-    tried: &[std::net::SocketAddr],
+    tried: &[Way],
     turn: usize,
     now: Instant,
 ) -> Option<&'e Rc<Endpoint>> {
     let count = endpoints.len();
     (0..count)
         .map(|i| &endpoints[(turn + i) % count])
-        .filter(|endpoint| !tried.contains(&endpoint.address))
+        .filter(|endpoint| !tried.contains(&endpoint.way))
         .min_by_key(|endpoint| (endpoint.avoided(now), endpoint.outstanding()))
 }
 
@@ -33,13 +34,17 @@ mod tests {
         let ledger = Ledger::default();
         let endpoint = |n: u8| {
             let id = InstanceId::from_parts(Timestamp::from_millis(0), [n; 10]);
-            Rc::new(Endpoint::new(([127, 0, 0, 1], 1_000 + u16::from(n)).into(), ledger.tally(id)))
+            let way = Way::Here(([127, 0, 0, 1], 1_000 + u16::from(n)).into());
+            Rc::new(Endpoint::new(way, None, ledger.tally(id)))
         };
         (0..count).map(endpoint).collect()
     }
 
     fn port(chosen: Option<&Rc<Endpoint>>) -> Option<u16> {
-        chosen.map(|endpoint| endpoint.address.port())
+        chosen.and_then(|endpoint| match endpoint.way {
+            Way::Here(address) => Some(address.port()),
+            Way::There { .. } | Way::Nowhere(_) => None,
+        })
     }
 
     #[test]
@@ -59,7 +64,7 @@ mod tests {
         two[0].avoid(now + Duration::from_secs(1));
         let _busy = two[1].lease();
         assert_eq!(port(choose(&two, &[], 0, now)), Some(1_001));
-        assert_eq!(port(choose(&two, &[two[1].address], 0, now)), Some(1_000));
+        assert_eq!(port(choose(&two, &[two[1].way], 0, now)), Some(1_000));
         assert_eq!(port(choose(&two, &[], 0, now + Duration::from_secs(2))), Some(1_000));
         assert_eq!(port(choose(&two[..1], &[], 0, now)), Some(1_000));
         assert_eq!(port(choose(&[], &[], 0, now)), None);

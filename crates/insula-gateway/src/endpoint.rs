@@ -5,7 +5,6 @@
 
 use std::cell::Cell;
 use std::collections::{BTreeSet, HashMap};
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,12 +12,17 @@ use std::time::{Duration, Instant};
 
 use insula_model::InstanceId;
 use insula_model::routes::RouteTable;
-use tokio::sync::Notify;
+use insula_relay::Health;
+use tokio::sync::{Notify, watch};
+
+use crate::way::Way;
 
 /// One address, as one thread knows it.
 #[derive(Debug)]
 pub(crate) struct Endpoint {
-    pub(crate) address: SocketAddr,
+    pub(crate) way: Way,
+    /// Of the node at the end of the way, if it is another.
+    health: Option<watch::Receiver<Health>>,
     tally: Arc<Tally>,
     outstanding: Cell<u32>,
     avoided_until: Cell<Option<Instant>>,
@@ -48,8 +52,19 @@ pub(crate) struct Ledger {
 }
 
 impl Endpoint {
-    pub(crate) fn new(address: SocketAddr, tally: Arc<Tally>) -> Self {
-        Self { address, tally, outstanding: Cell::new(0), avoided_until: Cell::new(None) }
+    pub(crate) fn new(
+        way: Way,
+        health: Option<watch::Receiver<Health>>,
+        tally: Arc<Tally>,
+    ) -> Self {
+        let (outstanding, avoided_until) = (Cell::new(0), Cell::new(None));
+        Self { way, health, tally, outstanding, avoided_until }
+    }
+
+    /// Whether there is any use in asking: its node answers, as far as we know.
+    fn is_cut_off(&self) -> bool {
+        matches!(self.way, Way::Nowhere(_))
+            || self.health.as_ref().is_some_and(|health| *health.borrow() == Health::Dead)
     }
 
     pub(crate) fn instance(&self) -> InstanceId {
@@ -74,7 +89,7 @@ impl Endpoint {
     }
 
     pub(crate) fn avoided(&self, now: Instant) -> bool {
-        self.avoided_until.get().is_some_and(|until| now < until)
+        self.is_cut_off() || self.avoided_until.get().is_some_and(|until| now < until)
     }
 
     pub(crate) fn lease(self: &Rc<Self>) -> Lease {

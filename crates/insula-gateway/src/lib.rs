@@ -27,7 +27,9 @@ mod strict;
 mod table;
 mod traffic;
 mod tunnel;
+mod way;
 mod worker;
 
 pub use limits::Limits;
-pub use run::{Gateway, GatewayConfig, GatewayError, Options, run, run_with};
+pub use run::{Gateway, GatewayConfig, GatewayError, Options, Server, run, run_with};
+pub use way::Ground;

@@ -1,6 +1,6 @@
 //! Connections to instances: one thread's own, kept open between requests.
 //!
-//! Connections that are not in use are kept per address, the freshest on top. They are dropped
+//! Connections that are not in use are kept per way to an instance, the freshest on top. They are dropped
 //! when their time is over or their address leaves the routes, and do not count as busy.
 
 use std::cell::{Cell, RefCell};
@@ -15,12 +15,16 @@ use std::time::Instant;
 
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use insula_model::NodeId;
+use insula_relay::{Health, OpenError};
 use rustix::net::{RecvFlags, recv};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::sync::watch;
 
 use crate::body::RequestBody;
 use crate::limits::Limits;
+use crate::way::{Far, Way};
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ConnectError {
@@ -32,29 +36,32 @@ pub(crate) enum ConnectError {
     },
     #[error("connect to {address}: no answer in time")]
     Silent { address: SocketAddr },
-    #[error("begin HTTP with {address}")]
-    Handshake {
-        address: SocketAddr,
-        #[source]
-        source: hyper::Error,
-    },
+    #[error("begin HTTP with an instance")]
+    Handshake(#[source] hyper::Error),
+    #[error("open a stream through a relay")]
+    Relay(#[source] OpenError),
+    #[error("there is no way to {node} from here: it has no relay, or we have no certificate")]
+    NoWay { node: NodeId },
 }
 
 #[derive(Debug)]
 pub(crate) struct Connection {
     pub(crate) sender: http1::SendRequest<RequestBody>,
-    address: SocketAddr,
-    /// Not its owner: the connection's task is.
+    way: Way,
+    /// Not its owner: the connection's task is. Nothing for one through a relay.
     socket: Weak<TcpStream>,
+    /// Of the node, if it is another.
+    pub(crate) health: Option<watch::Receiver<Health>>,
     pub(crate) reused: bool,
 }
 
 /// Of one thread.
 #[derive(Debug)]
 pub(crate) struct Pool {
-    idle: RefCell<HashMap<SocketAddr, Vec<Idle>>>,
+    idle: RefCell<HashMap<Way, Vec<Idle>>>,
     sweeping: Cell<bool>,
     limits: Arc<Limits>,
+    far: Rc<Far>,
 }
 
 #[derive(Debug)]
@@ -76,7 +83,8 @@ impl Connection {
     }
 
     /// Whether the other side has not hung up, asked of the socket itself: for requests that
-    /// cannot be repeated if it has.
+    /// cannot be repeated if it has. One through a relay cannot be asked; a new stream through it
+    /// costs one round trip and no handshake.
     pub(crate) fn alive(&self) -> bool {
         let Some(socket) = self.socket.upgrade() else { return false };
         let peek = recv(&*socket, &mut [0_u8; 1], RecvFlags::PEEK | RecvFlags::DONTWAIT);
@@ -93,20 +101,38 @@ impl Returning {
 }
 
 impl Pool {
-    pub(crate) fn new(limits: Arc<Limits>) -> Self {
-        Self { idle: RefCell::default(), sweeping: Cell::new(false), limits }
+    pub(crate) fn new(limits: Arc<Limits>, far: Rc<Far>) -> Self {
+        Self { idle: RefCell::default(), sweeping: Cell::new(false), limits, far }
     }
 
     /// One that is open and unused, if there is.
-    pub(crate) fn take(&self, address: SocketAddr) -> Option<Connection> {
+    pub(crate) fn take(&self, way: Way) -> Option<Connection> {
         let mut idle = self.idle.borrow_mut();
-        let kept = idle.get_mut(&address)?;
+        let kept = idle.get_mut(&way)?;
         kept.retain(|idle| !idle.connection.sender.is_closed());
         let at = kept.iter().rposition(|idle| idle.connection.sender.is_ready())?;
         Some(Connection { reused: true, ..kept.remove(at).connection })
     }
 
-    pub(crate) async fn connect(&self, address: SocketAddr) -> Result<Connection, ConnectError> {
+    pub(crate) async fn connect(&self, way: Way) -> Result<Connection, ConnectError> {
+        match way {
+            Way::Here(address) => self.connect_here(way, address).await,
+            Way::There { node, relay, instance } => {
+                let caller = self.far.caller().ok_or(ConnectError::NoWay { node })?;
+                let opened = caller.open(node, relay, instance).await;
+                let stream = opened.map_err(ConnectError::Relay)?;
+                let health = Some(stream.health());
+                self.begin(way, stream, Weak::new(), health).await
+            }
+            Way::Nowhere(node) => Err(ConnectError::NoWay { node }),
+        }
+    }
+
+    async fn connect_here(
+        &self,
+        way: Way,
+        address: SocketAddr,
+    ) -> Result<Connection, ConnectError> {
         let stream = tokio::time::timeout(self.limits.connect_timeout, TcpStream::connect(address))
             .await
             .map_err(|_| ConnectError::Silent { address })?
@@ -115,22 +141,36 @@ impl Pool {
         let _ = stream.set_nodelay(true);
         let stream = Arc::new(stream);
         let socket = Arc::downgrade(&stream);
+        self.begin(way, Socket(stream), socket, None).await
+    }
+
+    /// Begins HTTP on a stream that is open.
+    async fn begin<S>(
+        &self,
+        way: Way,
+        stream: S,
+        socket: Weak<TcpStream>,
+        health: Option<watch::Receiver<Health>>,
+    ) -> Result<Connection, ConnectError>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
         let (sender, connection) = http1::Builder::new()
             .max_headers(self.limits.headers_max)
             .max_buf_size(2 * self.limits.head_bytes_max.max(8 * 1024))
-            .handshake(TokioIo::new(Socket(stream)))
+            .handshake(TokioIo::new(stream))
             .await
-            .map_err(|source| ConnectError::Handshake { address, source })?;
+            .map_err(ConnectError::Handshake)?;
         // Its errors are those of the request on it, and told there.
         tokio::task::spawn_local(async move {
             let _ = connection.with_upgrades().await;
         });
-        Ok(Connection { sender, address, socket, reused: false })
+        Ok(Connection { sender, way, socket, health, reused: false })
     }
 
-    /// Drops what is open to addresses that no route has any more.
-    pub(crate) fn keep_only(&self, addresses: &HashSet<SocketAddr>) {
-        self.idle.borrow_mut().retain(|address, _| addresses.contains(address));
+    /// Drops what is open to where no route leads any more.
+    pub(crate) fn keep_only(&self, ways: &HashSet<Way>) {
+        self.idle.borrow_mut().retain(|way, _| ways.contains(way));
     }
 
     pub(crate) fn clear(&self) {
@@ -143,7 +183,7 @@ impl Pool {
         }
         {
             let mut idle = self.idle.borrow_mut();
-            let kept = idle.entry(connection.address).or_default();
+            let kept = idle.entry(connection.way).or_default();
             if kept.len() >= self.limits.upstream_idle_max {
                 kept.remove(0);
             }
@@ -251,8 +291,11 @@ mod tests {
     async fn a_socket_tells_of_its_end_before_anybody_has_read_it() {
         let connected = async {
             let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-            let pool = Rc::new(Pool::new(Arc::new(Limits::default())));
-            let connection = pool.connect(listener.local_addr().unwrap()).await.unwrap();
+            let (_, no_certificate) = watch::channel(None);
+            let far = Far::new(no_certificate, insula_kit::metrics::Metrics::new());
+            let pool = Rc::new(Pool::new(Arc::new(Limits::default()), far));
+            let way = Way::Here(listener.local_addr().unwrap());
+            let connection = pool.connect(way).await.unwrap();
             let (app, _) = listener.accept().unwrap();
             assert!(connection.alive());
             drop(app);

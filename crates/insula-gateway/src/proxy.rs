@@ -4,8 +4,8 @@
 //! is harmless by its method and it has no body.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{HashMap, HashSet};
-use std::net::{IpAddr, SocketAddr};
+use std::collections::HashMap;
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
@@ -19,6 +19,8 @@ use insula_kit::random::SystemRandom;
 use insula_kit::trace::{RequestId, TraceParent};
 use insula_model::InstanceId;
 use insula_model::routes::RouteTable;
+use insula_relay::Health;
+use tokio::sync::watch;
 use tracing::{debug, info};
 
 use crate::body::{Progress, RequestBody, ResponseBody};
@@ -31,13 +33,17 @@ use crate::page::{self, Trouble};
 use crate::pool::{ConnectError, Connection, Pool};
 use crate::table::{Found, Table};
 use crate::traffic::{Counts, Traffic};
-use crate::{balance, host, tunnel};
+use crate::way::{Far, Surroundings, Way};
+use crate::worker::Common;
+use crate::{balance, host, tunnel, way};
 
 /// What one thread serves with.
 #[derive(Debug)]
 pub(crate) struct Edge {
     table: RefCell<Table<Target>>,
-    endpoints: RefCell<HashMap<(InstanceId, SocketAddr), Rc<Endpoint>>>,
+    endpoints: RefCell<HashMap<(InstanceId, Way), Rc<Endpoint>>>,
+    surroundings: Arc<Surroundings>,
+    far: Rc<Far>,
     pool: Rc<Pool>,
     turn: Cell<usize>,
     random: SystemRandom,
@@ -61,11 +67,16 @@ pub(crate) struct Guest {
 }
 
 impl Edge {
-    pub(crate) fn new(limits: Arc<Limits>, trusted_proxies: Arc<[IpAddr]>) -> Self {
+    pub(crate) fn new(common: &Common) -> Self {
+        let limits = Arc::clone(&common.limits);
+        let trusted_proxies = Arc::clone(&common.trusted_proxies);
+        let far = Far::new(common.credentials.clone(), common.metrics.clone());
         Self {
             table: RefCell::new(Table::empty()),
             endpoints: RefCell::default(),
-            pool: Rc::new(Pool::new(Arc::clone(&limits))),
+            surroundings: Arc::clone(&common.surroundings),
+            pool: Rc::new(Pool::new(Arc::clone(&limits), Rc::clone(&far))),
+            far,
             turn: Cell::new(0),
             random: SystemRandom::new(),
             limits,
@@ -76,18 +87,23 @@ impl Edge {
     /// From here on every choice is made by this table. Endpoints that stay keep their counts.
     pub(crate) fn adopt(&self, table: &RouteTable, ledger: &Ledger, traffic: &Traffic) {
         let before = self.endpoints.take();
-        let mut endpoints: HashMap<(InstanceId, SocketAddr), Rc<Endpoint>> = HashMap::new();
+        let mut endpoints: HashMap<(InstanceId, Way), Rc<Endpoint>> = HashMap::new();
+        let compass = self.surroundings.compass(table);
+        self.far.adopt(compass.relays());
         let routes: Vec<_> = table
             .routes
             .iter()
             .map(|route| {
                 let list = route.endpoints.iter().map(|endpoint| {
-                    let key = (endpoint.instance, endpoint.address);
+                    let way = compass.way(endpoint);
+                    let key = (endpoint.instance, way);
                     let tally = ledger.tally(endpoint.instance);
                     let known =
                         endpoints.get(&key).or(before.get(&key)).filter(|e| e.counts_in(&tally));
-                    let known = known
-                        .map_or_else(|| Rc::new(Endpoint::new(endpoint.address, tally)), Rc::clone);
+                    let known = known.map_or_else(
+                        || Rc::new(Endpoint::new(way, self.far.health(&way), tally)),
+                        Rc::clone,
+                    );
                     endpoints.insert(key, Rc::clone(&known));
                     known
                 });
@@ -99,11 +115,10 @@ impl Edge {
                 (route.host.as_str(), route.path.as_str(), Rc::new(target))
             })
             .collect();
-        let addresses: HashSet<SocketAddr> =
-            endpoints.keys().map(|(_, address)| *address).collect();
+        let ways = way::all(endpoints.keys());
         self.table.replace(Table::compile(routes));
         self.endpoints.replace(endpoints);
-        self.pool.keep_only(&addresses);
+        self.pool.keep_only(&ways);
     }
 
     pub(crate) fn close_idle(&self) {
@@ -271,7 +286,7 @@ impl Guest {
     ) -> Result<(Response<Incoming>, Connection, Lease), Trouble> {
         let edge = &self.edge;
         let mut target = first;
-        let mut tried: Vec<SocketAddr> = Vec::new();
+        let mut tried: Vec<Way> = Vec::new();
         let mut last = Trouble::NothingReady;
         let mut fresh = fresh;
         for attempt in 0..edge.limits.attempts_max {
@@ -287,12 +302,13 @@ impl Guest {
                 Err(error) => {
                     info!(error = &error as &dyn std::error::Error, instance = %endpoint.instance(), "an endpoint takes no connection");
                     avoid_for(&endpoint, edge.limits.avoid);
-                    tried.push(endpoint.address);
+                    tried.push(endpoint.way);
                     last = match error {
                         ConnectError::Silent { .. } => Trouble::AnswerTooSlow,
-                        ConnectError::Connect { .. } | ConnectError::Handshake { .. } => {
-                            Trouble::NoAnswer
-                        }
+                        ConnectError::Connect { .. }
+                        | ConnectError::Relay(_)
+                        | ConnectError::NoWay { .. }
+                        | ConnectError::Handshake { .. } => Trouble::NoAnswer,
                     };
                     continue;
                 }
@@ -309,7 +325,7 @@ impl Guest {
                     if reused {
                         fresh = true;
                     } else {
-                        tried.push(endpoint.address);
+                        tried.push(endpoint.way);
                     }
                 }
                 Sent::Failed(trouble) => return Err(trouble),
@@ -325,12 +341,12 @@ impl Guest {
         outgoing: &Outgoing,
     ) -> Result<Connection, ConnectError> {
         let pool = &self.edge.pool;
-        while !fresh && let Some(connection) = pool.take(endpoint.address) {
+        while !fresh && let Some(connection) = pool.take(endpoint.way) {
             if outgoing.repeatable() || connection.alive() {
                 return Ok(connection);
             }
         }
-        pool.connect(endpoint.address).await
+        pool.connect(endpoint.way).await
     }
 
     async fn exchange(&self, outgoing: &mut Outgoing, mut connection: Connection) -> Sent {
@@ -344,6 +360,14 @@ impl Guest {
         let sent = tokio::select! {
             sent = connection.sender.try_send_request(request) => sent,
             () = silence(&progress, limit) => return Sent::Failed(Trouble::AnswerTooSlow),
+            // Its node is gone or frozen: nobody knows what the app has seen of the request.
+            () = dead(connection.health.as_mut()) => {
+                if outgoing.repeatable() {
+                    outgoing.body = Some(RequestBody::empty());
+                    return Sent::Again;
+                }
+                return Sent::Failed(Trouble::NoAnswer);
+            }
         };
         let mut failure = match sent {
             Ok(answer) => return Sent::Answer(Box::new(answer), connection),
@@ -417,6 +441,17 @@ impl Outgoing {
     fn repeatable(&self) -> bool {
         !self.had_body && self.method.is_idempotent() && !self.progress.touched()
     }
+}
+
+/// Ready when the node at the end of the connection does not answer any more.
+async fn dead(health: Option<&mut watch::Receiver<Health>>) {
+    if let Some(health) = health {
+        // Whoever feels the pulse outlives the connection.
+        if health.wait_for(|health| *health == Health::Dead).await.is_ok() {
+            return;
+        }
+    }
+    std::future::pending().await
 }
 
 /// Ready when nothing of the request has moved for `limit`, and no answer came.

@@ -6,9 +6,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread;
 
-use insula_kit::clock::SystemClock;
-use insula_kit::random::SystemRandom;
+use insula_kit::clock::{Clock, SystemClock};
+use insula_kit::metrics::Metrics;
+use insula_kit::pki::Invitation;
+use insula_kit::random::{Random, SystemRandom};
 use insula_kit::shutdown::Shutdown;
+use insula_kit::tls::Credentials;
+use insula_member::{Dial, Files, Fleet, JoinError, Joining, Renewal, Uplink};
+use insula_model::fleet::Member;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::sync::watch;
@@ -19,6 +24,7 @@ use crate::keep::{Folder, KeepError};
 use crate::limits::Limits;
 use crate::session::Session;
 use crate::traffic::Traffic;
+use crate::way::{Ground, Surroundings};
 use crate::worker::{self, Common, Worker};
 
 /// Connections that may wait for a thread; the kernel cuts it to its own limit.
@@ -31,12 +37,22 @@ const DESCRIPTORS_PER_CONNECTION: u64 = 2;
 #[derive(Debug, Clone)]
 pub struct GatewayConfig {
     pub listen: Vec<SocketAddr>,
-    /// The socket of the server's `Edge` service.
-    pub server: PathBuf,
+    pub server: Server,
     /// The gateway's own folder.
     pub folder: PathBuf,
+    /// Which instances are on this machine.
+    pub ground: Ground,
     /// One per core if not said.
     pub threads: Option<usize>,
+}
+
+/// Where the server is.
+#[derive(Debug, Clone)]
+pub enum Server {
+    /// On this machine: the socket of its `Edge` service.
+    Unix(PathBuf),
+    /// Elsewhere: `host:port` of every server that is known, and the token of who has not joined.
+    Fleet { servers: Vec<String>, token: Option<Invitation> },
 }
 
 #[derive(Debug, Clone, Default)]
@@ -61,6 +77,8 @@ pub enum GatewayError {
     Folder(#[source] KeepError),
     #[error("start a thread of the gateway")]
     Thread(#[source] io::Error),
+    #[error("join the fleet")]
+    Join(#[source] JoinError),
     #[error("listen to signals")]
     Signals(#[source] io::Error),
 }
@@ -78,7 +96,7 @@ pub fn run_with(config: GatewayConfig, options: Options) -> Result<(), GatewayEr
     runtime.block_on(async {
         let shutdown = Shutdown::new();
         shutdown.listen_to_signals().map_err(GatewayError::Signals)?;
-        let gateway = Gateway::start(config, options)?;
+        let gateway = Gateway::start(config, options).await?;
         shutdown.requested().await;
         tokio::select! {
             () = gateway.end() => {}
@@ -95,15 +113,20 @@ pub struct Gateway {
     ending: watch::Sender<bool>,
     threads: Vec<thread::JoinHandle<()>>,
     session: tokio::task::JoinHandle<()>,
+    /// Of who joined from elsewhere.
+    renewing: Option<tokio::task::JoinHandle<()>>,
 }
 
 impl Gateway {
     /// Serves what was kept at once, and what the server says from then on. The session runs on
     /// the runtime that this is called on.
-    pub fn start(config: GatewayConfig, options: Options) -> Result<Self, GatewayError> {
+    pub async fn start(config: GatewayConfig, options: Options) -> Result<Self, GatewayError> {
         let folder = Folder::open(&config.folder).map_err(GatewayError::Folder)?;
         let random = SystemRandom::new();
         let gateway = folder.identity(&SystemClock, &random).map_err(GatewayError::Folder)?;
+        let member = Member::Gateway(gateway);
+        let random: Arc<dyn Random> = Arc::new(random);
+        let (uplink, credentials, renewing) = connect(&config, member, Arc::clone(&random)).await?;
         let held = folder.routes().unwrap_or_else(|error| {
             // The server has them all; until it comes there is nothing to serve.
             warn!(error = &error as &dyn std::error::Error, "begin without the kept routes");
@@ -118,6 +141,9 @@ impl Gateway {
             trusted_proxies: options.trusted_proxies.into(),
             ledger: Ledger::default(),
             traffic: Traffic::default(),
+            surroundings: Arc::new(Surroundings::new(config.ground)),
+            credentials,
+            metrics: Metrics::new(),
         });
         if let Some(table) = &held {
             common.ledger.adopt(table);
@@ -136,17 +162,9 @@ impl Gateway {
         info!(%gateway, ?addresses, threads = count, ?generation, "the gateway serves");
         let (tables, threads) =
             workers.into_iter().map(|worker| (worker.tables, worker.thread)).unzip();
-        let session = Session {
-            server: config.server,
-            gateway,
-            folder,
-            threads: tables,
-            common,
-            random: Arc::new(random),
-            held,
-        };
+        let session = Session { uplink, gateway, folder, threads: tables, common, random, held };
         let session = tokio::spawn(session.run());
-        Ok(Self { addresses, ending, threads, session })
+        Ok(Self { addresses, ending, threads, session, renewing })
     }
 
     /// As bound: a port of 0 was replaced by one that was free.
@@ -168,7 +186,51 @@ impl Gateway {
         });
         let _ = joined.await;
         self.session.abort();
+        if let Some(renewing) = self.renewing {
+            renewing.abort();
+        }
     }
+}
+
+type Connected =
+    (Uplink, watch::Receiver<Option<Arc<Credentials>>>, Option<tokio::task::JoinHandle<()>>);
+
+/// The way to the server, and the certificate of who has one.
+async fn connect(
+    config: &GatewayConfig,
+    member: Member,
+    random: Arc<dyn Random>,
+) -> Result<Connected, GatewayError> {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let (servers, token) = match &config.server {
+        Server::Unix(path) => {
+            let uplink = Uplink::new(Dial::Unix(path.clone()));
+            return Ok((uplink, watch::channel(None).1, None));
+        }
+        Server::Fleet { servers, token } => (servers, token),
+    };
+    let files = Files::in_folder(&config.folder);
+    let joining = Joining {
+        files: &files,
+        member,
+        name: None,
+        servers,
+        token: token.as_ref(),
+        clock: Arc::clone(&clock),
+    };
+    let membership = joining.settle().await.map_err(GatewayError::Join)?;
+    let credentials = membership.credentials;
+    let fleet = Fleet::new(membership.servers, &credentials);
+    let uplink = Uplink::new(Dial::Fleet(fleet));
+    let renewal = Renewal {
+        credentials: Arc::clone(&credentials),
+        file: files.credentials,
+        uplink: uplink.clone(),
+        clock,
+        random,
+    };
+    let renewing = tokio::spawn(renewal.keep(Shutdown::new()));
+    Ok((uplink, watch::channel(Some(credentials)).1, Some(renewing)))
 }
 
 fn threads(asked: Option<usize>) -> usize {

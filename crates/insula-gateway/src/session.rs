@@ -5,14 +5,12 @@
 //! goes on being served, for as long as it takes.
 
 use std::collections::BTreeSet;
-use std::io;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyper_util::rt::TokioIo;
 use insula_kit::backoff::Backoff;
 use insula_kit::random::Random;
+use insula_member::{REFUSED, Refusal, Uplink};
 use insula_model::routes::RouteTable;
 use insula_model::target::accept;
 use insula_model::{GatewayId, Generation, InstanceId, schema};
@@ -22,8 +20,6 @@ use insula_wire::node::gateway_message::Message;
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
-use tonic::transport::{Endpoint, Uri};
-use tower::service_fn;
 use tracing::{info, warn};
 
 use crate::keep::Folder;
@@ -36,8 +32,6 @@ const OUTGOING_MAX: usize = 16;
 
 #[derive(Debug, thiserror::Error)]
 enum SessionError {
-    #[error("connect to the server")]
-    Connect(#[source] tonic::transport::Error),
     #[error("begin a session with the server")]
     Begin(#[source] Box<tonic::Status>),
     #[error("read from the server")]
@@ -46,9 +40,19 @@ enum SessionError {
     Ended,
 }
 
+impl SessionError {
+    /// What the server says for good, if it does.
+    fn refusal(&self) -> Option<Refusal> {
+        match self {
+            Self::Begin(status) | Self::Read(status) => Refusal::of(status),
+            Self::Ended => None,
+        }
+    }
+}
+
 #[derive(Debug)]
 pub(crate) struct Session {
-    pub(crate) server: PathBuf,
+    pub(crate) uplink: Uplink,
     pub(crate) gateway: GatewayId,
     pub(crate) folder: Folder,
     pub(crate) threads: Vec<mpsc::UnboundedSender<NewTable>>,
@@ -67,12 +71,23 @@ impl Session {
             let mut heard = false;
             let Err(error) = self.hold(&mut heard).await;
             failures = if heard { 1 } else { failures + 1 };
+            let refusal = error.refusal();
             // Once per absence, not once per attempt.
             if heard || !told {
-                info!(error = &error as &dyn std::error::Error, "without the server; serving on");
+                let hint = refusal.map(Refusal::hint);
+                info!(
+                    error = &error as &dyn std::error::Error,
+                    hint, "without the server; serving on"
+                );
                 told = true;
             }
-            tokio::time::sleep(BACKOFF.delay(failures, self.random.fraction())).await;
+            if heard {
+                self.uplink.redial();
+            } else {
+                self.uplink.leave();
+            }
+            let backoff = if refusal.is_some() { REFUSED } else { BACKOFF };
+            tokio::time::sleep(backoff.delay(failures, self.random.fraction())).await;
         }
     }
 
@@ -91,6 +106,7 @@ impl Session {
                         .map_err(|status| SessionError::Read(Box::new(status)))?
                         .ok_or(SessionError::Ended)?;
                     *heard = true;
+                    self.uplink.learn(&received.servers);
                     if let Some(generation) = self.receive(&received).await {
                         acknowledged = Some((generation, common.ledger.busy()));
                         tell(&outgoing, ack(acknowledged.as_ref())).await?;
@@ -124,19 +140,6 @@ impl Session {
         outgoing: &mpsc::Sender<wire::GatewayMessage>,
         receiver: mpsc::Receiver<wire::GatewayMessage>,
     ) -> Result<Streaming<wire::RouteMessage>, SessionError> {
-        let path = self.server.clone();
-        let connector = service_fn(move |_: Uri| {
-            let path = path.clone();
-            async move {
-                let stream = insula_kit::uds::connect(&path).await.map_err(io::Error::other)?;
-                Ok::<_, io::Error>(TokioIo::new(stream))
-            }
-        });
-        // The name is for the protocol's `:authority` alone; a socket has none.
-        let channel = Endpoint::from_static("http://server.invalid")
-            .connect_with_connector(connector)
-            .await
-            .map_err(SessionError::Connect)?;
         let hello = wire::GatewayHello {
             gateway: self.gateway.to_string(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -144,7 +147,7 @@ impl Session {
             generation: self.held.as_ref().map_or(0, |table| table.generation.0),
         };
         tell(outgoing, Some(Message::Hello(hello))).await?;
-        let mut client = EdgeClient::new(channel)
+        let mut client = EdgeClient::new(self.uplink.channel())
             .max_decoding_message_size(wire::MESSAGE_LEN_MAX)
             .max_encoding_message_size(wire::MESSAGE_LEN_MAX);
         let answer = client.routes(ReceiverStream::new(receiver)).await;
@@ -228,13 +231,16 @@ mod tests {
     use std::pin::pin;
     use std::task::Poll;
 
+    use insula_kit::metrics::Metrics;
     use insula_kit::random::SeededRandom;
+    use insula_member::Dial;
     use insula_model::Timestamp;
 
     use super::*;
     use crate::endpoint::Ledger;
     use crate::limits::Limits;
     use crate::traffic::Traffic;
+    use crate::way::{Ground, Surroundings};
 
     #[tokio::test]
     async fn a_table_is_in_force_when_the_last_thread_says_so() {
@@ -243,7 +249,7 @@ mod tests {
         let (two, mut second) = mpsc::unbounded_channel::<NewTable>();
         let (gone, _) = mpsc::unbounded_channel::<NewTable>();
         let mut session = Session {
-            server: folder.path().join("edge.sock"),
+            uplink: Uplink::new(Dial::Unix(folder.path().join("edge.sock"))),
             gateway: GatewayId::from_parts(Timestamp::from_millis(0), [0; 10]),
             folder: Folder::open(folder.path()).unwrap(),
             threads: vec![one, two, gone],
@@ -252,15 +258,19 @@ mod tests {
                 trusted_proxies: Arc::new([]),
                 ledger: Ledger::default(),
                 traffic: Traffic::default(),
+                surroundings: Arc::new(Surroundings::new(Ground::Alone)),
+                credentials: tokio::sync::watch::channel(None).1,
+                metrics: Metrics::new(),
             }),
             random: Arc::new(SeededRandom::new(1)),
             held: None,
         };
-        let table = RouteTable { generation: Generation(4), routes: Vec::new() };
+        let table = RouteTable { generation: Generation(4), routes: Vec::new(), relays: [].into() };
         let message = wire::RouteMessage {
             generation: 4,
             document: schema::encode(&table).unwrap(),
             trace: String::new(),
+            servers: Vec::new(),
         };
         {
             let mut receiving = pin!(session.receive(&message));

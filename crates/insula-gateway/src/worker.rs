@@ -8,6 +8,8 @@ use std::time::Duration;
 use std::{io, thread};
 
 use bytes::BytesMut;
+use insula_kit::metrics::Metrics;
+use insula_kit::tls::Credentials;
 use insula_model::routes::RouteTable;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -21,6 +23,7 @@ use crate::front::Front;
 use crate::limits::Limits;
 use crate::proxy::Edge;
 use crate::traffic::Traffic;
+use crate::way::Surroundings;
 
 /// How an HTTP/2 connection with prior knowledge begins (RFC 9113 §3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -34,6 +37,10 @@ pub(crate) struct Common {
     pub(crate) trusted_proxies: Arc<[IpAddr]>,
     pub(crate) ledger: Ledger,
     pub(crate) traffic: Traffic,
+    pub(crate) surroundings: Arc<Surroundings>,
+    /// What other nodes know us by, once we have it.
+    pub(crate) credentials: watch::Receiver<Option<Arc<Credentials>>>,
+    pub(crate) metrics: Metrics,
 }
 
 /// A table to serve from now on, and whom to tell that it is in force.
@@ -69,7 +76,7 @@ async fn work(
     mut tables: mpsc::UnboundedReceiver<NewTable>,
     mut ending: watch::Receiver<bool>,
 ) {
-    let edge = Rc::new(Edge::new(Arc::clone(&common.limits), Arc::clone(&common.trusted_proxies)));
+    let edge = Rc::new(Edge::new(&common));
     if let Some(table) = table {
         edge.adopt(&table, &common.ledger, &common.traffic);
     }

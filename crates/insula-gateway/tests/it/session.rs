@@ -95,7 +95,7 @@ async fn a_gateway_serves_from_its_disk_and_finds_its_server_again() {
     drop(server);
 
     // Nobody answers at the socket.
-    let gateway = Gateway::start(config(&folder), Options::default()).unwrap();
+    let gateway = Gateway::start(config(&folder), Options::default()).await.unwrap();
     let address = gateway.addresses()[0];
     let mut visitor = Visitor::connect(address).await;
     let get = "GET / HTTP/1.1\r\nHost: a.example\r\n\r\n";
@@ -120,7 +120,7 @@ async fn kept_routes_that_cannot_be_read_are_no_reason_to_stay_down() {
     std::fs::create_dir(&own).unwrap();
     std::fs::write(own.join("routes.json"), "{\"schema\":1,").unwrap();
     let mut server = Server::start(&socket(&folder)).await;
-    let gateway = Gateway::start(config(&folder), Options::default()).unwrap();
+    let gateway = Gateway::start(config(&folder), Options::default()).await.unwrap();
     assert_eq!(server.hello().await.generation, 0);
     soon("the end", gateway.end()).await;
 }

@@ -121,12 +121,13 @@ impl Server {
     }
 
     pub fn offer(&self, generation: u64, routes: Vec<Route>) {
-        let table = RouteTable { generation: Generation(generation), routes };
+        let table = RouteTable { generation: Generation(generation), routes, relays: [].into() };
         let document = schema::encode(&table).unwrap();
         self.tables.send_replace(Some(wire::RouteMessage {
             generation,
             document,
             trace: String::new(),
+            servers: Vec::new(),
         }));
     }
 
@@ -187,8 +188,9 @@ pub struct Bench {
 pub fn config(folder: &TempDir) -> GatewayConfig {
     GatewayConfig {
         listen: vec!["127.0.0.1:0".parse().unwrap()],
-        server: socket(folder),
+        server: insula_gateway::Server::Unix(socket(folder)),
         folder: folder.path().join("gateway"),
+        ground: insula_gateway::Ground::Alone,
         threads: Some(2),
     }
 }
@@ -211,7 +213,7 @@ impl Bench {
     pub async fn with(options: Options) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let server = Server::start(&socket(&folder)).await;
-        let gateway = Gateway::start(config(&folder), options).unwrap();
+        let gateway = Gateway::start(config(&folder), options).await.unwrap();
         let address = gateway.addresses()[0];
         Self { gateway: Some(gateway), address, server, folder }
     }
