@@ -184,6 +184,9 @@ impl Line {
 
     pub(super) fn say(&self, health: Health) {
         let changed = self.health.send_replace(health) != health;
+        if changed {
+            self.common.changes.send_modify(|count| *count += 1);
+        }
         if health == Health::Dead {
             self.lock().clear();
             if changed {

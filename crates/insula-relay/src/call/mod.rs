@@ -139,6 +139,7 @@ struct Common {
     settings: CallerSettings,
     counts: CallCounts,
     dials: Semaphore,
+    changes: watch::Sender<u64>,
 }
 
 impl Caller {
@@ -150,7 +151,8 @@ impl Caller {
     ) -> Self {
         let connector = Connector::new(credentials, crate::ALPN);
         let dials = Semaphore::new(DIALS_MAX);
-        let common = Arc::new(Common { connector, settings, counts, dials });
+        let changes = watch::Sender::new(0);
+        let common = Arc::new(Common { connector, settings, counts, dials, changes });
         Self { inner: Arc::new(Inner { common, lines: Mutex::default() }) }
     }
 
@@ -173,6 +175,11 @@ impl Caller {
     /// Begins to feel the node's pulse if nobody did.
     pub fn health(&self, node: NodeId, relay: SocketAddr) -> watch::Receiver<Health> {
         self.line(node, relay).health.subscribe()
+    }
+
+    /// Moves whenever the health of some node does.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.inner.common.changes.subscribe()
     }
 
     /// A stream to the instance, if it runs on that node and we may. Fails at once when the node is
