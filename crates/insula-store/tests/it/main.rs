@@ -1,13 +1,16 @@
 //! The store from outside: what its users may rely on.
 
 mod backup;
+mod bulk;
 mod disk;
 mod feed;
+mod fleet;
 mod golden;
 mod group;
 mod history;
 mod idempotency;
 mod kill;
+mod leases;
 mod model;
 mod open;
 mod pages;
