@@ -34,12 +34,12 @@ use insula_model::feed::Change;
 use insula_model::fleet::Member;
 use insula_model::node::Ailment;
 use insula_model::observed::NodeReport;
-use insula_model::routes::RouteTable;
+use insula_model::routes::{Route, RouteTable};
 use insula_model::target::NodeTarget;
 use insula_model::{
-    EventId, Generation, HostName, ID_RANDOM_BYTES, Millis, NodeId, Timestamp, limits,
+    AppId, EventId, Generation, HostName, ID_RANDOM_BYTES, Millis, NodeId, Timestamp, limits,
 };
-use insula_plan::{Measured, Plan, Rules, View, World};
+use insula_plan::{Due, Measured, Plan, Rules, View, World};
 
 use concern::{Concern, Environments};
 use edge::EdgeLedger;
@@ -176,8 +176,13 @@ pub struct Core {
     concern: Concern,
     /// Nodes whose ailments have to be compared with what is stored.
     ailing: BTreeSet<NodeId>,
+    /// What was published last, and what it is made of.
     table: Option<RouteTable>,
-    schedule: deployments::Schedule,
+    parts: BTreeMap<AppId, Vec<Route>>,
+    due: Due,
+    /// The last bundle of steps did not go through: each goes alone, so that one that cannot be
+    /// done does not hold up the others.
+    singly: bool,
     /// Which flight each mutation without an answer belongs to.
     open: BTreeMap<Ticket, u64>,
     flights: BTreeMap<u64, Flight>,
@@ -192,6 +197,8 @@ pub struct Core {
     acted_in_a_row: usize,
     /// The last turn stored what was told: this one decides, whatever was told since.
     took_in: bool,
+    /// Rows came in since the World let go of what nothing needs.
+    unpruned: bool,
     looked_at_everything: Option<Millis>,
     nonsense: u64,
     status: Reports,
@@ -230,7 +237,9 @@ impl Core {
             concern: Concern::default(),
             ailing: BTreeSet::new(),
             table: None,
-            schedule: deployments::Schedule::default(),
+            parts: BTreeMap::new(),
+            due: Due::default(),
+            singly: false,
             open: BTreeMap::new(),
             flights: BTreeMap::new(),
             tickets: 0,
@@ -240,6 +249,7 @@ impl Core {
             resume: None,
             acted_in_a_row: 0,
             took_in: false,
+            unpruned: false,
             looked_at_everything: Some(now.steady),
             nonsense: 0,
             status: Reports::new(),
@@ -353,10 +363,11 @@ impl Core {
         if reading.from != self.world.generation {
             return;
         }
+        let any = !changes.is_empty();
         for change in changes {
             let world = Arc::make_mut(&mut self.world);
             self.concern.change(world, &mut self.environments, &change);
-            self.schedule.change(world, &change);
+            self.due.change(world, &change);
             if let Change::Node(row) = &change {
                 self.ledger.know(row.id);
                 self.ailing.insert(row.id);
@@ -371,9 +382,11 @@ impl Core {
         }
         if whole {
             self.current_as_of = Some(reading.answered);
-            if std::mem::take(&mut self.concern.prune) {
-                self.world_mut().prune();
-            }
+        }
+        self.unpruned |= any;
+        // Not before: a page may end between a row and the one that needs it.
+        if whole && std::mem::take(&mut self.unpruned) {
+            self.world_mut().prune();
         }
     }
 
@@ -409,21 +422,21 @@ impl Core {
             session.sent = None;
         }
         self.concern.everything();
-        self.schedule.everything();
+        self.due = Due::default();
+        self.due.everything(&self.world);
     }
 
     /// What became of a mutation.
     pub fn wrote(&mut self, ticket: Ticket, outcome: Outcome, now: Now) {
         let Some(number) = self.open.remove(&ticket) else { return };
         self.answered += 1;
-        self.schedule.anew();
         let Some(flight) = self.flights.get_mut(&number) else { return };
         flight.open -= 1;
         match outcome {
             Outcome::Done => {}
             Outcome::Overtaken => {
                 if let Cargo::Actions { steps } = flight.cargo {
-                    self.schedule.singly(steps > 1);
+                    self.singly |= steps > 1;
                 }
             }
             Outcome::Failed => {
@@ -432,7 +445,7 @@ impl Core {
                 report.error = Some("the store did not take what was to be written".to_owned());
                 self.resume = Some(Millis(now.steady.0 + STORE_PAUSE.0));
                 if let Cargo::Actions { steps } = flight.cargo {
-                    self.schedule.singly(steps > 1);
+                    self.singly |= steps > 1;
                 }
             }
         }
@@ -492,7 +505,6 @@ impl Core {
     /// The routes were not published.
     pub fn not_published(&mut self, now: Now) {
         self.table = None;
-        self.concern.routes = true;
         self.resume = Some(Millis(now.steady.0 + STORE_PAUSE.0));
     }
 
@@ -549,8 +561,7 @@ impl Core {
         // What turns out to be another Target now was missed; see `pass_targets`.
         self.concern.safety = !self.concern.every_node;
         self.concern.everything();
-        self.schedule.everything();
-        self.world_mut().prune();
+        self.due.everything(&self.world);
     }
 
     /// Has greetings and reports stored.
@@ -637,7 +648,7 @@ impl Core {
         let edge = self.edge.view();
         if edge != self.world.edge {
             self.world_mut().edge = edge;
-            self.schedule.edge(&self.world);
+            self.due.edge(&self.world);
         }
     }
 
@@ -648,7 +659,7 @@ impl Core {
             self.world.presence(node) != presence || !self.world.heard.contains_key(&node);
         if changed && self.world.nodes.contains_key(&node) {
             self.world_mut().heard.insert(node, presence);
-            self.schedule.presence(&self.world, node);
+            self.due.presence(&self.world, node);
         }
         changed
     }

@@ -11,6 +11,7 @@ use insula_model::deployment::DeploymentState;
 use insula_model::feed::Change;
 use insula_model::fleet::Member;
 use insula_model::instance::{Instance, Intent};
+use insula_model::node::Node;
 use insula_model::observed::InstancePhase;
 use insula_model::{AppId, DeploymentId, EnvironmentId, NodeId, OrgId};
 use insula_plan::World;
@@ -25,13 +26,15 @@ pub(super) struct Concern {
     pub(super) safety: bool,
     /// Whoever runs something of these has neighbours that changed.
     pub(super) environments: BTreeSet<EnvironmentId>,
-    pub(super) routes: bool,
+    /// Apps whose part of the table has to be made anew.
+    pub(super) routes: BTreeSet<AppId>,
+    pub(super) every_route: bool,
+    /// Where nodes are reached has changed, and nothing else of the table need have.
+    pub(super) relays: bool,
     /// Orgs whose secrets changed since their nodes were sent values.
     pub(super) secrets: BTreeSet<OrgId>,
     /// Who was removed, and has to go.
     pub(super) removed: Vec<Member>,
-    /// Something that others refer to is gone.
-    pub(super) prune: bool,
 }
 
 /// Which apps an environment has: the World has no need of it.
@@ -84,7 +87,7 @@ impl Environments {
 impl Concern {
     pub(super) fn everything(&mut self) {
         self.every_node = true;
-        self.routes = true;
+        self.every_route = true;
     }
 
     /// To be asked before the change is applied to the world.
@@ -120,22 +123,27 @@ impl Concern {
                 if before.map(|app| told(app)) != Some(told(row)) {
                     self.app(world, row.id);
                 }
-                self.routes |= before.is_none_or(|app| app.live != row.live);
+                if before.is_none_or(|app| app.live != row.live || app.name != row.name) {
+                    self.routes.insert(row.id);
+                }
             }
             Change::AppGone(id) => {
                 self.app(world, *id);
                 self.builds(world, |build| build.app == *id);
                 self.environments.extend(world.apps.get(id).map(|app| app.environment));
-                self.routes = true;
-                self.prune = true;
+                self.routes.insert(*id);
             }
-            Change::Domain(_) | Change::DomainGone(_) => self.routes = true,
+            Change::Domain(row) => _ = self.routes.insert(row.app),
+            Change::DomainGone(id) => {
+                self.routes.extend(world.domains.get(id).map(|domain| domain.app));
+            }
             Change::Deployment(row) => {
                 let before = world.deployments.get(&row.id);
                 let shifts = |state: &DeploymentState| *state == DeploymentState::Shifting;
                 let shifted = before.is_some_and(|before| shifts(&before.state));
-                self.routes |= shifted != shifts(&row.state)
-                    || (shifted && before.is_some_and(|before| before.release != row.release));
+                if shifted || shifts(&row.state) {
+                    self.routes.insert(row.app);
+                }
                 if before.is_none() {
                     // Its trace goes with its instances.
                     self.app(world, row.app);
@@ -152,13 +160,13 @@ impl Concern {
             Change::Release(row) => {
                 if world.releases.get(&row.id).is_none_or(|before| **before != **row) {
                     self.app(world, row.app);
-                    self.routes = true;
+                    self.routes.insert(row.app);
                 }
             }
             Change::ReleaseGone(id) => {
                 if let Some(row) = world.releases.get(id) {
                     self.app(world, row.app);
-                    self.routes = true;
+                    self.routes.insert(row.app);
                 }
             }
             Change::Instance(row) => self.instance(world.instances.get(&row.id), Some(row)),
@@ -177,14 +185,15 @@ impl Concern {
                 if before.is_none() {
                     self.nodes.insert(row.id);
                 }
-                if before.map(|node| node.relay) != Some(row.relay) {
-                    self.relay(world, row.id);
+                let reached = |node: &Node| (node.relay, node.lost.is_some());
+                if before.map(|node| reached(node)) != Some(reached(row)) {
+                    self.reached(world, row.id);
                 }
             }
             Change::NodeGone(id) => {
                 if world.nodes.contains_key(id) {
                     self.removed.push(Member::Node(*id));
-                    self.relay(world, *id);
+                    self.reached(world, *id);
                 }
             }
             Change::Gateway(row) => self.every_node |= !world.gateways.contains_key(&row.id),
@@ -217,11 +226,13 @@ impl Concern {
         self.nodes.extend(builds.filter_map(|build| builds_on(build)));
     }
 
-    /// A node that is reached elsewhere than before: by those that share an environment with it.
-    fn relay(&mut self, world: &World, node: NodeId) {
+    /// A node that is reached elsewhere than before, or not at all: by those that share an
+    /// environment with it.
+    fn reached(&mut self, world: &World, node: NodeId) {
         self.nodes.insert(node);
         self.environments.extend(world.instances.of_node(node).map(|i| i.environment));
-        self.routes = true;
+        self.routes.extend(world.instances.of_node(node).map(|i| i.app));
+        self.relays = true;
     }
 
     fn instance(&mut self, before: Option<&Instance>, after: Option<&Instance>) {
@@ -234,7 +245,9 @@ impl Concern {
         if before.map(elsewhere) != after.map(elsewhere) {
             self.environments.extend(rows().map(|row| row.environment));
         }
-        self.routes |= before.and_then(route) != after.and_then(route);
+        if before.and_then(route) != after.and_then(route) {
+            self.routes.extend(rows().map(|row| row.app));
+        }
     }
 }
 

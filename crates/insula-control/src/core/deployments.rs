@@ -3,9 +3,9 @@
 
 use std::sync::Arc;
 
-use insula_model::{BuildId, InstanceId, Millis, NodeId, ReleaseId, Timestamp};
+use insula_model::{BuildId, InstanceId, Millis, ReleaseId};
+use insula_plan::Action;
 use insula_plan::effect::Fresh;
-use insula_plan::{Action, World};
 use tracing::warn;
 
 use super::mutation::{Step, What};
@@ -16,66 +16,37 @@ use super::{Cargo, Core, Now, STORE_PAUSE, TURNS_IN_A_ROW_MAX, Turn};
 /// that others get their turn.
 const ROWS_PER_MUTATION_MAX: usize = 256;
 
-/// What is due to be planned.
-#[derive(Debug, Default)]
-pub(super) struct Schedule {
-    due: bool,
-    next: Option<Timestamp>,
-    /// The last bundle of steps did not go through: each goes alone, so that one that cannot be
-    /// done does not hold up the others.
-    singly: bool,
-}
-
-impl Schedule {
-    pub(super) fn change(&mut self, _world: &World, _change: &insula_model::feed::Change) {
-        self.due = true;
-    }
-
-    pub(super) fn presence(&mut self, _world: &World, _node: NodeId) {
-        self.due = true;
-    }
-
-    pub(super) fn edge(&mut self, _world: &World) {
-        self.due = true;
-    }
-
-    pub(super) fn everything(&mut self) {
-        self.due = true;
-    }
-
-    /// A write was answered: whatever became of it, it is looked at again.
-    pub(super) fn anew(&mut self) {
-        self.due = true;
-    }
-
-    pub(super) fn singly(&mut self, bundled: bool) {
-        self.singly |= bundled;
-    }
-}
+/// Apps that one plan looks at. What it decides is written before the next ones are looked at, so
+/// this bounds how old the World is by then.
+const APPS_PER_PLAN_MAX: usize = 512;
 
 impl Core {
     pub(super) fn pass_deployments(&mut self, now: Now, turn: &mut Turn) {
-        let timer = self.schedule.next.is_some_and(|next| next <= now.wall);
-        if !self.schedule.due && !timer {
-            turn.again = self.schedule.next.map(|next| next.since(now.wall));
+        let scope = self.due.take(now.wall, APPS_PER_PLAN_MAX);
+        if scope.is_empty() {
+            turn.again = self.due.next().map(|next| next.since(now.wall));
             return;
         }
         if self.acted_in_a_row >= TURNS_IN_A_ROW_MAX {
             warn!("the plan does not come to rest; trying again in a moment");
+            self.due.put_back(scope);
             self.acted_in_a_row = 0;
             self.resume = Some(Millis(now.steady.0 + STORE_PAUSE.0));
             turn.again = Some(STORE_PAUSE);
             return;
         }
-        let plan = insula_plan::plan(&self.world, now.wall);
-        self.schedule.due = false;
-        self.schedule.next = plan.next;
+        let mut plan = insula_plan::plan_for(&self.world, &scope, now.wall);
+        self.due.planned(&mut plan);
         let mut pass = Pass::default();
         plan.actions.iter().for_each(|action| pass.did(verb(action), 1));
         plan.waits.iter().for_each(|wait| pass.wait(format!("{}: {}", wait.subject, wait.reason)));
         if plan.actions.is_empty() {
             self.acted_in_a_row = 0;
-            turn.again = plan.next.map(|next| next.since(now.wall));
+            turn.again = match self.due.is_empty() {
+                true => plan.next.map(|next| next.since(now.wall)),
+                // Others are due.
+                false => Some(Millis(0)),
+            };
         } else {
             self.acted_in_a_row += 1;
             self.act(&plan.actions, now, turn);
@@ -85,7 +56,7 @@ impl Core {
     }
 
     fn act(&mut self, actions: &[Action], now: Now, turn: &mut Turn) {
-        let singly = std::mem::take(&mut self.schedule.singly);
+        let singly = std::mem::take(&mut self.singly);
         let mut bundle = Vec::new();
         let mut rows = 0;
         for action in actions {
