@@ -15,7 +15,7 @@ use crate::dial::{Dial, Fleet};
 use crate::error::chain;
 use crate::join::{JOIN_TIME_MAX, JoinError, Joining};
 use crate::servers::Servers;
-use crate::uplink;
+use crate::uplink::{self, Uplink};
 
 /// Between tries while no server answers.
 const AGAIN: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(2));
@@ -34,7 +34,7 @@ impl Joining<'_> {
         token: &Invitation,
     ) -> Result<Enrolled, JoinError> {
         let key = self.own_key()?;
-        let request = self.request(token, &key);
+        let request = self.request(token.secret.expose(), &key);
         let connector = Connector::pinned(token.authority, Arc::clone(&self.clock));
         let dial = Dial::Fleet(Fleet::with(servers.clone(), connector));
         let mut failures = 0;
@@ -64,7 +64,27 @@ impl Joining<'_> {
         };
         let answered = tokio::time::timeout(JOIN_TIME_MAX, asking).await;
         let reply = answered.map_err(|_| JoinError::NoAnswer { last: last.clone() })??;
-        self.take(servers, token, key, reply)
+        if !reply.authorities.iter().any(|der| Fingerprint::of(der) == token.authority) {
+            return Err(JoinError::Answer("the token's authority is not among those it names"));
+        }
+        self.take(servers, key, reply)
+    }
+
+    /// Asks once, over a socket on this machine: whoever may open it is believed without a token.
+    pub(crate) async fn enrol_beside(&self, uplink: &Uplink) -> Result<Enrolled, JoinError> {
+        let key = self.own_key()?;
+        let mut client = JoinClient::new(uplink.channel());
+        let asking = client.enrol(self.request("", &key));
+        let answered = tokio::time::timeout(CALL_TIME_MAX, asking).await;
+        let no_answer = |last: String| JoinError::NoAnswer { last };
+        let reply = match answered.map_err(|_| no_answer("no answer".into()))? {
+            Ok(reply) => reply.into_inner(),
+            Err(status) if is_final(&status) => {
+                return Err(JoinError::Refused { reason: status.message().to_owned() });
+            }
+            Err(status) => return Err(no_answer(chain(&status))),
+        };
+        self.take(&Servers::open(self.files.servers.clone(), &[]), key, reply)
     }
 
     /// Chosen once and kept before anybody hears of it: if an answer is lost, the same key asks
@@ -82,8 +102,8 @@ impl Joining<'_> {
         Ok(identity.key)
     }
 
-    fn request(&self, token: &Invitation, key: &KeyPair) -> wire::EnrolRequest {
-        let (secret, id) = (token.secret.expose(), self.member.to_string());
+    fn request(&self, secret: &str, key: &KeyPair) -> wire::EnrolRequest {
+        let id = self.member.to_string();
         let proof = key.sign(&wire::join_proof(secret, &id));
         wire::EnrolRequest {
             token: secret.to_owned(),
@@ -100,13 +120,9 @@ impl Joining<'_> {
     fn take(
         &self,
         servers: &Servers,
-        token: &Invitation,
         key: KeyPair,
         reply: wire::EnrolReply,
     ) -> Result<Enrolled, JoinError> {
-        if !reply.authorities.iter().any(|der| Fingerprint::of(der) == token.authority) {
-            return Err(JoinError::Answer("the token's authority is not among those it names"));
-        }
         let certificate = reply.certificate;
         let identity = Identity { key, certificate, authorities: reply.authorities };
         let credentials = Credentials::new(&identity, Arc::clone(&self.clock))?;

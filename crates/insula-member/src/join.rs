@@ -85,10 +85,8 @@ impl Joining<'_> {
         if servers.all().is_empty() {
             return Err(JoinError::NoServer);
         }
-        let held = self.held()?;
-        let counts = held.as_ref().is_some_and(|held| held.not_after_ms() > self.clock.now_ms());
-        match (held, self.token) {
-            (Some(credentials), token) if counts => {
+        match (self.held()?, self.token) {
+            (Some(credentials), token) if self.counts(&credentials) => {
                 if token.is_some() {
                     tracing::info!("a member already: the token was not used");
                 }
@@ -104,7 +102,11 @@ impl Joining<'_> {
         }
     }
 
-    fn held(&self) -> Result<Option<Arc<Credentials>>, JoinError> {
+    pub(crate) fn counts(&self, credentials: &Credentials) -> bool {
+        credentials.not_after_ms() > self.clock.now_ms()
+    }
+
+    pub(crate) fn held(&self) -> Result<Option<Arc<Credentials>>, JoinError> {
         let path = self.files.credentials.clone();
         let identity = match Identity::load(&path) {
             Ok(identity) => identity,

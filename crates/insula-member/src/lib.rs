@@ -10,6 +10,7 @@
 //! machine is another way to a server, without any of this. What is said in a session, and what
 //! others may call a member for (its relay), is not here.
 
+mod beside;
 mod dial;
 mod enrol;
 mod error;
@@ -20,6 +21,7 @@ mod renew;
 mod servers;
 mod uplink;
 
+pub use beside::Beside;
 pub use dial::{Dial, Fleet};
 pub use files::Files;
 pub use join::{JoinError, Joining, Membership};

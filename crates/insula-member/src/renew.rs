@@ -71,19 +71,31 @@ fn due(now_ms: i64, not_after_ms: i64, jitter_ms: i64) -> Due {
 impl Renewal {
     /// Until the end is asked for.
     pub async fn keep(self, shutdown: Shutdown) {
+        loop {
+            self.until_ended(&shutdown).await;
+            if shutdown.begun() {
+                return;
+            }
+            tracing::error!(
+                "the certificate has ended, so no server listens; what runs goes on. To join \
+                 again, run `insula nodes token` where a server is, and start again with \
+                 `--token` and what that prints"
+            );
+            tokio::select! {
+                _ = shutdown.requested() => return,
+                () = tokio::time::sleep(TELL_EVERY) => {}
+            }
+        }
+    }
+
+    /// Until the certificate has ended all the same, or the end is asked for.
+    pub(crate) async fn until_ended(&self, shutdown: &Shutdown) {
         let jitter_ms = (self.random.fraction() * JITTER_MS as f64) as i64;
         let mut failures = 0;
         loop {
             let pause = match due(self.clock.now_ms(), self.credentials.not_after_ms(), jitter_ms) {
                 Due::NotYet => LOOK_EVERY,
-                Due::TooLate => {
-                    tracing::error!(
-                        "the certificate has ended, so no server listens; what runs goes on. To \
-                         join again, run `insula nodes token` where a server is, and start again \
-                         with `--token` and what that prints"
-                    );
-                    TELL_EVERY
-                }
+                Due::TooLate => return,
                 Due::Now => match self.renew().await {
                     Ok(()) => {
                         failures = 0;
