@@ -111,6 +111,11 @@ impl<'a> Crew<'a> {
         self.own().chain(self.old.iter().copied())
     }
 
+    /// Whether some are leaving, or old ones will when those that start now are ready.
+    fn goes_on(&self, world: &World) -> bool {
+        self.going > 0 || self.own().any(|i| !serves(world, i))
+    }
+
     pub(crate) fn own_ready(&self, world: &World) -> usize {
         self.own().filter(|i| serves(world, i)).count()
     }
@@ -155,11 +160,13 @@ pub(crate) fn step(
     let before = tally.going;
     drain_surplus(world, asked, crew, &mut tally, plan);
     let stay = drain_replaced(world, asked, pace, crew, &mut tally, now, plan);
-    let no = place_missing(asked, pace, crew, &tally, plan);
+    let (placed, no) = place_missing(asked, pace, crew, &tally, plan);
     tell_who_stays(world, asked, crew, &stay, no.as_ref(), plan);
-    // What leaves now makes room, and what only has to move can stay.
+    // What only has to move can stay, and what leaves makes room.
     let missing = tally.keep + crew.evicted.len() + crew.held < asked.want;
-    no.filter(|_| missing && tally.going == before)
+    let exchanging = !crew.old.is_empty() && (placed > 0 || crew.goes_on(world));
+    let goes_on = tally.going > before || exchanging;
+    no.filter(|_| missing && !goes_on)
 }
 
 /// More than asked for: those that are not ready go first, then the youngest, because the oldest
@@ -239,16 +246,17 @@ fn place_missing(
     crew: &Crew<'_>,
     tally: &Tally,
     plan: &mut Plan,
-) -> Option<NoRoom> {
+) -> (usize, Option<NoRoom>) {
     let lacking = asked.want.saturating_sub(tally.keep + crew.held);
     let there = tally.run + if pace.whole { tally.going } else { 0 };
     let n = lacking.min((asked.want + pace.surge).saturating_sub(there));
     if n == 0 {
-        return None;
+        return (0, None);
     }
     let kin = Kin::new(asked.app.id, asked.name);
     let (nodes, no) = plan.room.place_many(&Ask::of(asked.spec, asked.app.org), Some(&kin), n);
-    if !nodes.is_empty() {
+    let placed = nodes.len();
+    if placed > 0 {
         plan.act(Action::Place {
             app: asked.app.id,
             deployment: asked.goal,
@@ -256,7 +264,7 @@ fn place_missing(
             nodes,
         });
     }
-    no
+    (placed, no)
 }
 
 /// So that whoever drains a node sees what it waits for.

@@ -107,11 +107,14 @@ fn release_of<'a>(world: &'a World, deployment: &Deployment) -> Option<&'a Relea
 }
 
 /// Whether a deployment that is starting exchanges the live instances of a component itself.
-pub(crate) fn takes_over(world: &World, starting: &Deployment, name: &ComponentName) -> bool {
+pub(crate) fn takes_over(
+    world: &World,
+    app: &App,
+    starting: &Deployment,
+    name: &ComponentName,
+) -> bool {
     let spec = release_of(world, starting).and_then(|r| r.spec.components.get(name));
-    spec.is_some_and(|spec| {
-        is_rolling(spec.rollout) || single::applies(world, starting.app, name, spec)
-    })
+    spec.is_some_and(|spec| is_rolling(spec.rollout) || single::applies(world, app, name, spec))
 }
 
 fn is_rolling(rollout: RolloutSpec) -> bool {
@@ -178,7 +181,7 @@ fn component(
     now: Timestamp,
     plan: &mut Plan,
 ) -> (bool, Option<NoRoom>) {
-    if single::applies(world, asked.app.id, asked.name, asked.spec) {
+    if single::applies(world, asked.app, asked.name, asked.spec) {
         let no = single::step(world, asked, &deployment.id.to_string(), true, plan);
         let mut own = world.instances_of(asked.app.id).filter(|i| i.component == *asked.name);
         let there = own

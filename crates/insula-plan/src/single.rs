@@ -3,10 +3,11 @@
 //! A new instance is placed only when no row of the component is left that may still run: its
 //! node said that it is gone, or was removed, or is fenced. See decision 0016 for why that is safe.
 
+use insula_model::app::App;
 use insula_model::instance::{Instance, Intent};
 use insula_model::limits;
 use insula_model::spec::{ComponentSpec, Failover};
-use insula_model::{AppId, ComponentName, Millis};
+use insula_model::{ComponentName, Millis};
 
 use crate::action::{Action, Plan};
 use crate::crew::Asked;
@@ -19,15 +20,20 @@ use crate::world::{Presence, World};
 /// at quite the same speed.
 const FENCE_SLACK_HEARTBEATS: u64 = 2;
 
-/// Whether a component may never be there twice: it says so, or what is there does.
+/// Whether a component may never be there twice: it says so, or what is live or there does.
 pub(crate) fn applies(
     world: &World,
-    app: AppId,
+    app: &App,
     name: &ComponentName,
     spec: &ComponentSpec,
 ) -> bool {
+    let live = || {
+        let release = world.releases.get(&app.live.as_ref()?.release)?;
+        Some(release.spec.components.get(name)?.single)
+    };
     let of = |i: &Instance| spec_of(world, i).is_some_and(|s| s.single);
-    spec.single || world.instances_of(app).any(|i| i.component == *name && of(i))
+    let there = || world.instances_of(app.id).any(|i| i.component == *name && of(i));
+    spec.single || live() == Some(true) || there()
 }
 
 /// Takes the step; `subject` is who waits. What has no room comes back, for the caller to judge.

@@ -11,19 +11,26 @@ use insula_model::{ComponentName, DeploymentId, ReleaseId, Timestamp};
 
 use crate::action::{Action, Plan};
 use crate::crew::{self, Asked, Crew, Pace};
+use crate::nodes;
 use crate::placement::NoRoom;
 use crate::rollout::{self, is_ready, spec_of, wanted};
 use crate::single;
 use crate::world::World;
 
 pub(crate) fn step(world: &World, app: &App, now: Timestamp, plan: &mut Plan) {
+    // The rollout of this very app has just decided that all of them leave.
+    if matches!(plan.actions.last(), Some(Action::Shift { deployment, .. })
+        if world.deployments.get(deployment).is_some_and(|d| d.app == app.id))
+    {
+        return;
+    }
     let goal = goal(world, app);
     end_strays(world, app, goal.map(|(deployment, _)| deployment), plan);
     let Some((deployment, release)) = goal else { return };
     let Some(release) = world.releases.get(&release) else { return };
     let starting = starting(world, app);
     for (name, spec) in &release.spec.components {
-        if starting.is_some_and(|d| rollout::takes_over(world, d, name)) {
+        if starting.is_some_and(|d| rollout::takes_over(world, app, d, name)) {
             continue;
         }
         let want = wanted(app, name, spec) as usize;
@@ -35,14 +42,27 @@ pub(crate) fn step(world: &World, app: &App, now: Timestamp, plan: &mut Plan) {
 }
 
 fn component(world: &World, asked: &Asked<'_>, now: Timestamp, plan: &mut Plan) -> Option<NoRoom> {
-    if single::applies(world, asked.app.id, asked.name, asked.spec) {
+    if single::applies(world, asked.app, asked.name, asked.spec) {
         return single::step(world, asked, &asked.app.id.to_string(), false, plan);
     }
-    // What a deployment that failed has left behind serves until the ones before it are back.
-    let is_old = |i: &Instance| !is_under_way(world, i) && is_ready(i) && rolls(world, i).is_some();
-    let crew = Crew::of(world, asked, is_old, now, plan);
+    // What a deployment that failed has left behind serves until the ones before it are back; what
+    // one left that was overtaken serves until the next one begins to take its place.
+    let coming = next_is_coming(world, asked.app);
+    let left = |i: &Instance| !is_under_way(world, i) && is_ready(i) && rolls(world, i).is_some();
+    let stays = |i: &Instance| coming && is_overtaken(world, i) && left(i);
+    let holding = world.instances_of(asked.app.id).filter(|i| {
+        let counts = i.component == *asked.name && i.intent == Intent::Run && stays(i);
+        counts && i.deployment != asked.goal && !nodes::is_lost(world, i.node)
+    });
+    let asked = &Asked { want: asked.want.saturating_sub(holding.count()), ..*asked };
+    let crew = Crew::of(world, asked, |i| left(i) && !stays(i), now, plan);
     let pace = crew.old.iter().find_map(|i| rolls(world, i)).unwrap_or(asked.spec.rollout);
     crew::step(world, asked, Pace::of(pace), &crew, now, plan)
+}
+
+fn is_overtaken(world: &World, instance: &Instance) -> bool {
+    let state = world.deployments.get(&instance.deployment).map(|d| &d.state);
+    matches!(state, Some(DeploymentState::Superseded { .. }))
 }
 
 /// What should be there: of the deployment that shifts, else of the live one.
@@ -53,7 +73,20 @@ fn goal(world: &World, app: &App) -> Option<(DeploymentId, ReleaseId)> {
 }
 
 fn starting<'a>(world: &'a World, app: &App) -> Option<&'a Deployment> {
-    world.pending(app.id).last().filter(|d| d.state == DeploymentState::Starting)
+    world.pending(app.id).filter(|d| d.state == DeploymentState::Starting).last()
+}
+
+/// Whether a deployment is on its way that will exchange what is there.
+fn next_is_coming(world: &World, app: &App) -> bool {
+    world.pending(app.id).any(|d| match &d.state {
+        DeploymentState::Queued | DeploymentState::Building => true,
+        DeploymentState::Starting
+        | DeploymentState::Shifting
+        | DeploymentState::Live
+        | DeploymentState::Failed { .. }
+        | DeploymentState::Superseded { .. }
+        | DeploymentState::Cancelled { .. } => false,
+    })
 }
 
 fn is_under_way(world: &World, instance: &Instance) -> bool {
@@ -74,7 +107,8 @@ pub(crate) fn rolls(world: &World, instance: &Instance) -> Option<RolloutSpec> {
 fn end_strays(world: &World, app: &App, goal: Option<DeploymentId>, plan: &mut Plan) {
     let starting = starting(world, app);
     for one in world.instances_of(app.id).filter(|i| i.intent == Intent::Run) {
-        let exchanged = starting.is_some_and(|d| rollout::takes_over(world, d, &one.component));
+        let exchanged =
+            starting.is_some_and(|d| rollout::takes_over(world, app, d, &one.component));
         if goal == Some(one.deployment)
             || exchanged
             || is_under_way(world, one)
@@ -104,5 +138,5 @@ fn end_strays(world: &World, app: &App, goal: Option<DeploymentId>, plan: &mut P
 fn goes_on(world: &World, app: &App, component: &ComponentName) -> bool {
     let release = goal(world, app).and_then(|(_, release)| world.releases.get(&release));
     let spec = release.and_then(|r| r.spec.components.get(component));
-    spec.is_some_and(|spec| !single::applies(world, app.id, component, spec))
+    spec.is_some_and(|spec| !single::applies(world, app, component, spec))
 }

@@ -69,7 +69,7 @@ pub fn node(world: &World, plan: &Plan, id: NodeId) -> Vec<String> {
     for one in world.instances.of_node(id) {
         *there.entry(part(one)).or_default() += 1;
     }
-    said.extend(there.into_iter().map(|(what, count)| format!("{count} {what}")));
+    said.extend(there.into_iter().map(|(what, count)| format!("{what}: {count}")));
     said.extend(waits(plan, &id.to_string()).map(str::to_owned));
     said
 }

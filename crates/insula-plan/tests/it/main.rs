@@ -1,8 +1,13 @@
 //! Stories about decisions: what happens, then what was decided, then that nothing is left to do.
 
 mod adversity;
+mod drains;
 mod follower;
+mod loss;
 mod placement;
+mod rolling;
 mod scene;
 mod script;
+mod single;
 mod stories;
+mod tales;

@@ -268,7 +268,17 @@ impl Scene {
     /// On every node that answers.
     pub fn all_ready(&mut self) {
         for instance in self.instances() {
-            if instance.intent == Intent::Run && self.world.is_here(instance.node) {
+            let unwell = instance.observed.present().is_some_and(|r| match &r.phase {
+                InstancePhase::Unready { .. } | InstancePhase::Finished => true,
+                InstancePhase::Preparing
+                | InstancePhase::Starting
+                | InstancePhase::Ready
+                | InstancePhase::BackingOff { .. }
+                | InstancePhase::Stuck { .. }
+                | InstancePhase::Stopping => false,
+            });
+            let heard = self.world.is_here(instance.node);
+            if instance.intent == Intent::Run && heard && !unwell {
                 self.ready(instance.id);
             }
         }
@@ -416,13 +426,38 @@ impl Scene {
         found.unwrap_or_else(|| panic!("there is no node {name}")).id
     }
 
+    pub fn name_of(&self, id: InstanceId) -> String {
+        self.name(&id.to_string())
+    }
+
+    /// From here on the story is of an app in another environment of the same project.
+    pub fn another_environment(&mut self) {
+        let (at, random) = self.parts();
+        let mut app = (*self.world.apps[&self.app]).clone();
+        let id = EnvironmentId::from_parts(at, random);
+        self.world.apply(Change::Environment(Box::new(Environment {
+            id,
+            org: app.org,
+            project: app.project,
+            name: "staging".parse().unwrap(),
+            created: self.now,
+        })));
+        app.id = AppId::from_parts(at, random);
+        app.environment = id;
+        app.name = "other".parse().unwrap();
+        app.live = None;
+        self.app = app.id;
+        self.names.insert(app.id.to_string(), "other".into());
+        self.world.apply(Change::App(Box::new(app)));
+    }
+
     /// An instance by the name that it has in the story.
     pub fn named(&self, name: &str) -> InstanceId {
         let id = self.names.iter().find(|(_, n)| *n == name).map(|(id, _)| id);
         id.unwrap_or_else(|| panic!("there is no {name}")).parse().unwrap()
     }
 
-    fn told(&self, said: &str) -> String {
+    pub fn told(&self, said: &str) -> String {
         let mut said = said.to_owned();
         for (id, name) in &self.names {
             said = said.replace(id, name);

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use insula_model::instance::Intent;
 use insula_model::node::Duty;
+use insula_model::observed::{Exit, ExitNote, InstancePhase, Observed};
 use insula_model::spec::{AppSpec, ComponentKind, ComponentSpec, Failover, RolloutSpec};
 use insula_model::{Bytes, InstanceId, Millis};
 use insula_plan::Presence;
@@ -107,14 +108,27 @@ impl Script {
             "ready" => words[1..].iter().for_each(|name| s.ready(s.named(name))),
             "unready" => {
                 let id = s.named(words[1]);
-                s.report(id, |r| {
-                    r.phase =
-                        insula_model::observed::InstancePhase::Unready { reason: "500".into() }
-                });
+                s.report(id, |r| r.phase = InstancePhase::Unready { reason: "500".into() });
             }
             "crash" => {
                 let id = s.named(words[1]);
                 (0..2).for_each(|_| s.exit_early(id, 1));
+            }
+            // A deployment that has something to build, and the end of that.
+            "build" => drop(s.deploy_built(app_spec(&words[1..]))),
+            "built" => s.build_ends(Scene::built),
+            "run" => drop(s.run_job(words[1])),
+            "finished" => {
+                let (id, at) = (s.named(words[1]), s.now);
+                s.report(id, |r| {
+                    r.phase = InstancePhase::Finished;
+                    let exit = Exit::Code { code: 0 };
+                    r.last_exit = Some(ExitNote { exit, at, tail: vec![] });
+                });
+            }
+            "absent" => {
+                let (id, seen) = (s.named(words[1]), s.now);
+                s.world.instances.update(&id, |row| row.observed = Observed::Absent { seen });
             }
             "gone" => s.all_stopped_are_gone(),
             "follow" => s.gateway_follows(),
@@ -171,6 +185,10 @@ fn waits_of(said: &str) -> String {
 
 fn silence(s: &mut Scene, name: &str, seconds: u64) {
     let id = s.node_id(name);
+    if s.world.is_here(id) {
+        s.world.heard.insert(id, Presence::Silent { span: Millis::secs(1) });
+        s.settle();
+    }
     s.world.heard.insert(id, Presence::Silent { span: Millis::secs(seconds) });
     s.later(Millis::secs(seconds));
 }
