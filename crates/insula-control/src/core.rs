@@ -434,11 +434,12 @@ impl Core {
         flight.open -= 1;
         match outcome {
             Outcome::Done => {}
-            Outcome::Overtaken => {
-                if let Cargo::Actions { steps } = flight.cargo {
-                    self.singly |= steps > 1;
-                }
-            }
+            Outcome::Overtaken => match flight.cargo {
+                Cargo::Actions { steps } => self.singly |= steps > 1,
+                // The store knows it as removed for ever.
+                Cargo::Greeting { node, .. } => self.concern.removed.push(Member::Node(node)),
+                Cargo::Report { .. } | Cargo::Ailments { .. } => {}
+            },
             Outcome::Failed => {
                 flight.failed = true;
                 let report = self.status.entry(Reconciler::Deployments).or_default();
@@ -524,18 +525,23 @@ impl Core {
         }
         // What was told comes first, but not for ever: whoever tells without end must not keep the
         // rest waiting.
-        if !std::mem::take(&mut self.took_in) {
+        let decides = std::mem::take(&mut self.took_in);
+        if !decides {
             self.take_in(now, &mut turn);
-            if !turn.writes.is_empty() {
-                self.took_in = true;
-                return turn;
-            }
         }
-        self.look_at_everything(now);
-        self.pass_routes(now, &mut turn);
-        self.pass_targets(now, &mut turn);
-        self.pass_nodes(now, &mut turn);
-        self.pass_deployments(now, &mut turn);
+        if turn.writes.is_empty() {
+            self.look_at_everything(now);
+            self.pass_routes(now, &mut turn);
+            self.pass_targets(now, &mut turn);
+            self.pass_nodes(now, &mut turn);
+            self.pass_deployments(now, &mut turn);
+            if decides && turn.writes.is_empty() {
+                self.take_in(now, &mut turn);
+                self.took_in = !turn.writes.is_empty();
+            }
+        } else {
+            self.took_in = true;
+        }
         turn
     }
 
