@@ -46,13 +46,29 @@ struct Back {
     done: bool,
 }
 
-/// Until both directions have ended; an error is a stream that was broken off, and the connection
-/// beneath it is of no more use.
+/// Resets a connection that is let go before its time: whoever is there must not take it for an end.
+struct Guarded<'a> {
+    tcp: &'a mut TcpStream,
+    over: bool,
+}
+
+impl Drop for Guarded<'_> {
+    fn drop(&mut self) {
+        if !self.over {
+            let _ = self.tcp.set_zero_linger();
+        }
+    }
+}
+
+/// Until both directions have ended; an error is a stream that was broken off, as one that is dropped
+/// before, and the connection beneath it is of no more use.
 pub(crate) async fn carry<S: Carrier>(
     framed: &mut Framed<S>,
     tcp: &mut TcpStream,
     carried: &mut Carried,
 ) -> io::Result<()> {
+    let mut guarded = Guarded { tcp, over: false };
+    let tcp = &mut *guarded.tcp;
     let mut out = Out { deaf: false, done: false };
     let mut back = Back { frame: None, sent: 0, ending: false, done: false };
     poll_fn(|cx| {
@@ -70,6 +86,7 @@ pub(crate) async fn carry<S: Carrier>(
         let rest = poll_fn(|cx| poll_out(cx, framed, tcp, &mut out, carried));
         timeout(LINGER, rest).await.map_err(|_| io::ErrorKind::TimedOut)??;
     }
+    guarded.over = true;
     Ok(())
 }
 

@@ -48,6 +48,11 @@ struct Writing {
     ended: bool,
 }
 
+/// However the connection says that it went without an end.
+fn reset(error: io::Error) -> io::Error {
+    if error.kind() == io::ErrorKind::UnexpectedEof { broken_off() } else { error }
+}
+
 fn broken_off() -> io::Error {
     io::Error::new(io::ErrorKind::ConnectionReset, "the stream was broken off")
 }
@@ -72,7 +77,7 @@ impl<S: Carrier> Framed<S> {
     /// Bytes of the stream that are here; none at its end. Follow with `consume`.
     pub(crate) fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<&[u8]>> {
         while !self.reading.ended && self.reading.left == 0 {
-            let found = ready!(Pin::new(&mut self.io).poll_fill_buf(cx))?;
+            let found = ready!(Pin::new(&mut self.io).poll_fill_buf(cx)).map_err(reset)?;
             if found.is_empty() {
                 return Poll::Ready(Err(broken_off()));
             }
@@ -90,7 +95,7 @@ impl<S: Carrier> Framed<S> {
         if self.reading.ended {
             return Poll::Ready(Ok(&[]));
         }
-        let found = ready!(Pin::new(&mut self.io).poll_fill_buf(cx))?;
+        let found = ready!(Pin::new(&mut self.io).poll_fill_buf(cx)).map_err(reset)?;
         if found.is_empty() {
             return Poll::Ready(Err(broken_off()));
         }

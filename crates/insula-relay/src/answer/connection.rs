@@ -205,10 +205,8 @@ impl<'a> Connection<'a> {
         };
         relay.counts.bytes_to_instances.add(carried.out);
         relay.counts.bytes_from_instances.add(carried.back);
-        match end {
-            Ok(()) => framed.renew(),
-            // The instance hears of a stream that was broken off as of any connection that was.
-            Err(_) => drop(tcp.set_zero_linger()),
+        if end.is_ok() {
+            framed.renew();
         }
         end
     }

@@ -61,11 +61,8 @@ impl RelayStream {
             return (carried, Err(io::ErrorKind::NotConnected.into()));
         };
         // Dropped half way, this future breaks both sides off.
-        let mut guard = Resets { tcp: &mut tcp, armed: true };
         self.broken = true;
-        let done = carry(&mut connection.framed, guard.tcp, &mut carried).await;
-        guard.armed = done.is_err();
-        drop(guard);
+        let done = carry(&mut connection.framed, &mut tcp, &mut carried).await;
         self.broken = done.is_err();
         (carried, done)
     }
@@ -82,20 +79,6 @@ impl RelayStream {
             self.broken = true;
         }
         done
-    }
-}
-
-/// Resets a connection that is let go before its time.
-struct Resets<'a> {
-    tcp: &'a mut TcpStream,
-    armed: bool,
-}
-
-impl Drop for Resets<'_> {
-    fn drop(&mut self) {
-        if self.armed {
-            let _ = self.tcp.set_zero_linger();
-        }
     }
 }
 
