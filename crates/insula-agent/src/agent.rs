@@ -1,22 +1,26 @@
 //! Puts the parts together, and takes them apart in the right order.
 
 use std::io;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use insula_kit::clock::{Clock, SystemClock};
 use insula_kit::files::FileError;
+use insula_kit::metrics::Metrics;
 use insula_kit::random::{Random, SystemRandom};
 use insula_kit::shutdown::{Cause, Shutdown};
 use insula_kit::tls::Credentials;
-use insula_member::{Dial, Fleet, JoinError, Joining, Renewal, Uplink};
+use insula_member::{Beside, Dial, Fleet, JoinError, Joining, Renewal, Uplink};
 use insula_model::Bytes;
 use insula_model::fleet::Member;
 use insula_model::names::excerpt;
 use insula_sandbox::SandboxId;
-use insula_sandbox::net::NetError;
+use insula_sandbox::net::{NetConfig, NetError};
 use insula_wire::facts::NodeFacts;
 use insula_wire::node as wire;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::artifact::Artifacts;
@@ -38,7 +42,7 @@ use crate::sandbox::SandboxError;
 use crate::server::Server;
 use crate::session::{Mailbox, Session};
 use crate::shared::{Measured, Shared};
-use crate::{facts, host, keeper, tree};
+use crate::{facts, host, keeper, relay, tree};
 
 /// Of all apps together; each has a bound of its own as well.
 const CACHES_MAX: Bytes = Bytes::gib(8);
@@ -51,6 +55,12 @@ pub enum AgentError {
     Join(#[from] JoinError),
     #[error("the fleet calls this node `{0}`, which is not a name")]
     Name(String),
+    #[error("listen on {at} for other nodes and gateways")]
+    Relay {
+        at: SocketAddr,
+        #[source]
+        source: io::Error,
+    },
     #[error("make the agent's folders")]
     Folder(#[from] FileError),
     #[error("make {}", path.display())]
@@ -108,6 +118,7 @@ pub async fn run(config: AgentConfig, shutdown: Shutdown) -> Result<(), AgentErr
         tracing::error!(path = %path.display(), "not a record of this version: let alone");
     }
 
+    let listener = listen(config.relay.listen).await?;
     let server = Server { uplink: Uplink::new(dialling.dial) };
     let caches = layout.build_caches();
     tokio::task::spawn_blocking(move || {
@@ -132,6 +143,7 @@ pub async fn run(config: AgentConfig, shutdown: Shutdown) -> Result<(), AgentErr
         build: config.build,
         measured: Measured::default(),
         vitals: Vitals::default(),
+        fleet: watch::Sender::default(),
         layout: layout.clone(),
     });
     let kept = kept::load(&layout, &key).unwrap_or_else(|error| {
@@ -146,16 +158,33 @@ pub async fn run(config: AgentConfig, shutdown: Shutdown) -> Result<(), AgentErr
     node.resume(records, kept).await;
 
     let mut tasks = JoinSet::new();
-    if let Some(credentials) = dialling.credentials {
-        let renewal = Renewal {
-            credentials,
-            file: layout.member().credentials,
-            uplink: server.uplink.clone(),
-            clock: Arc::clone(&shared.clock),
-            random: Arc::clone(&random),
-        };
-        tasks.spawn(renewal.keep(shutdown.clone()));
+    let (told, credentials) = watch::channel(dialling.credentials.clone());
+    match dialling.credentials {
+        Some(credentials) => {
+            let renewal = Renewal {
+                credentials,
+                file: layout.member().credentials,
+                uplink: server.uplink.clone(),
+                clock: Arc::clone(&shared.clock),
+                random: Arc::clone(&random),
+            };
+            tasks.spawn(renewal.keep(shutdown.clone()));
+        }
+        None => {
+            let beside = Beside {
+                files: layout.member(),
+                member: Member::Node(identity.node),
+                name: Some(identity.name.to_string()),
+                uplink: server.uplink.clone(),
+                clock: Arc::clone(&shared.clock),
+                random: Arc::clone(&random),
+            };
+            tasks.spawn(beside.keep(told, shutdown.clone()));
+        }
     }
+    let advertised =
+        config.relay.advertise.or(listener.as_ref().and_then(|it| it.local_addr().ok()));
+    tasks.spawn(relay_once_member(Arc::clone(&shared), listener, net.clone(), credentials));
     tasks.spawn(contact.clone().keep(layout.contact(), node.leased(), shutdown.clone()));
     let health = Health {
         data: layout.agent(),
@@ -172,7 +201,7 @@ pub async fn run(config: AgentConfig, shutdown: Shutdown) -> Result<(), AgentErr
         node: identity.node,
         name: identity.name,
         version: env!("CARGO_PKG_VERSION"),
-        facts: NodeFacts { site: config.site, ..facts },
+        facts: NodeFacts { site: config.site, relay: advertised, ..facts },
         server,
         board: shared.board.clone(),
         logs: shared.logs.clone(),
@@ -203,6 +232,36 @@ pub async fn run(config: AgentConfig, shutdown: Shutdown) -> Result<(), AgentErr
     }
     tasks.abort_all();
     Ok(())
+}
+
+async fn listen(at: Option<SocketAddr>) -> Result<Option<TcpListener>, AgentError> {
+    let Some(at) = at else { return Ok(None) };
+    let listening = TcpListener::bind(at).await;
+    listening.map(Some).map_err(|source| AgentError::Relay { at, source })
+}
+
+/// Others of the fleet are met once there is a certificate to show them. For ever.
+async fn relay_once_member(
+    shared: Arc<Shared>,
+    listener: Option<TcpListener>,
+    net: Option<NetConfig>,
+    mut credentials: watch::Receiver<Option<Arc<Credentials>>>,
+) {
+    if credentials.wait_for(Option::is_some).await.is_err() {
+        return;
+    }
+    let Some(credentials) = credentials.borrow().clone() else { return };
+    let _relay = relay::start(relay::Settings {
+        listener,
+        credentials,
+        clock: Arc::clone(&shared.clock),
+        names: shared.names.clone(),
+        places: Arc::clone(&shared.places),
+        net,
+        fleet: shared.fleet.subscribe(),
+        metrics: Metrics::default(),
+    });
+    std::future::pending().await
 }
 
 /// How to reach a server, and what that takes.

@@ -5,8 +5,10 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use insula_kit::clock::Clock;
+use insula_model::target::FleetTarget;
 use insula_model::{InstanceId, Timestamp};
 use insula_sandbox::Record;
+use tokio::sync::watch;
 
 use crate::artifact::Artifacts;
 use crate::board::Board;
@@ -38,6 +40,8 @@ pub struct Shared {
     pub build: BuildSettings,
     pub measured: Measured,
     pub vitals: Vitals,
+    /// What the newest Target says of the rest of the fleet.
+    pub fleet: watch::Sender<Arc<FleetTarget>>,
 }
 
 /// The sandboxes whose use is measured: those of instances that run.

@@ -195,6 +195,14 @@ impl Node {
     fn obey(&mut self, target: NodeTarget) {
         let leased = target.instances.iter().any(|it| it.failover == Failover::Lease);
         self.leased.send_if_modified(|before| std::mem::replace(before, leased) != leased);
+        // Who was removed from the fleet is refused from here on.
+        self.shared.fleet.send_if_modified(|before| {
+            let changed = **before != target.fleet;
+            if changed {
+                *before = Arc::new(target.fleet.clone());
+            }
+            changed
+        });
         self.target = Some(target);
         self.converge();
     }

@@ -5,7 +5,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use insula_agent::{AgentConfig, Endpoint, HostAccess, Names, Offered, RelayAccess};
 use insula_model::{Bytes, MilliCpu, NodeName, limits};
 use insula_sandbox::net::NetConfig;
@@ -73,6 +73,13 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         HostAccess::Full { net } => Some(net.gateway()),
         HostAccess::Development => None,
     };
+    if let (Some(relay), None) = (args.relay, args.advertise)
+        && relay.ip().is_unspecified()
+    {
+        bail!(
+            "--relay {relay} is every address of this machine: say with --advertise which one others reach"
+        );
+    }
     let server = endpoint(&data, args.server, args.token.as_deref())?;
     let name = match (args.name, &server) {
         (Some(name), _) => name,
