@@ -18,7 +18,7 @@ use crate::database::{Access, Condition, Database, DbError, Moved};
 use crate::error::StoreError;
 use crate::events::EventSeq;
 use crate::feed;
-use crate::postgres::{self, Backoff, Landed, UNAVAILABLE_MAX};
+use crate::postgres::{self, Backoff, Landed};
 use crate::tx::Tx;
 
 /// Enough to hide the disk's wait; few enough that the first of them does not wait long.
@@ -176,7 +176,7 @@ impl Writer {
                     group.iter_mut().for_each(|one| one.forget());
                     self.gather(&mut group, waiting);
                     if let Some(first) = group.first() {
-                        backoff.wait(first.asked() + UNAVAILABLE_MAX);
+                        backoff.wait(self.waits_until(first.asked()));
                     }
                 }
                 outcome => {
@@ -190,7 +190,7 @@ impl Writer {
     /// Tells those who have waited long enough; the others are left.
     fn expire(&self, group: Group, source: &DbError) -> Group {
         let now = Instant::now();
-        let due = |one: &mut Box<dyn Mutation>| now >= one.asked() + UNAVAILABLE_MAX;
+        let due = |one: &mut Box<dyn Mutation>| now >= self.waits_until(one.asked());
         let mut left = group;
         let mut expired: Group = left.extract_if(.., due).collect();
         for one in &mut expired {
@@ -199,6 +199,14 @@ impl Writer {
         }
         self.answer(expired);
         left
+    }
+
+    /// A file is never away.
+    fn waits_until(&self, asked: Instant) -> Instant {
+        match self.tx.database() {
+            Database::Sqlite(_) => asked,
+            Database::Postgres(postgres) => postgres.waits_until(asked),
+        }
     }
 
     fn answer(&self, group: Group) {
@@ -263,7 +271,7 @@ impl Writer {
     /// What became of a commit whose answer was lost, if that can be found out in time.
     fn landed(&self) -> Option<Landed> {
         let Database::Postgres(postgres) = self.tx.database() else { return None };
-        let until = Instant::now() + UNAVAILABLE_MAX;
+        let until = postgres.waits_until(Instant::now());
         let mut backoff = Backoff::default();
         loop {
             match postgres.landed() {

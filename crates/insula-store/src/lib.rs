@@ -62,5 +62,5 @@ pub use database::DbError;
 pub use error::{Kind, OpenError, StoreError, WriteError};
 pub use page::{Cursor, Page, Paged};
 pub use postgres::{PostgresUrl, PostgresUrlError};
-pub use store::{Place, Store, StoreConfig, WriteCounts};
+pub use store::{Patience, Place, Store, StoreConfig, WriteCounts};
 pub use tx::{SecretHash, Tx};

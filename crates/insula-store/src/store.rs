@@ -18,7 +18,7 @@ use crate::events::{self, EventSeq};
 use crate::feed;
 use crate::group::{Counts, Heads, Mutation, Writer};
 use crate::migrate::{self, MIGRATIONS};
-use crate::postgres::{self, PostgresUrl, UNAVAILABLE_MAX};
+use crate::postgres::{self, PostgresUrl};
 use crate::sqlite::Sqlite;
 use crate::tx::Tx;
 
@@ -26,6 +26,12 @@ use crate::tx::Tx;
 const READERS_DEFAULT: usize = 2;
 /// A curious operator may look into the file; more than a look is said to the requests.
 const LOCK_WAIT_DEFAULT: Millis = Millis::secs(5);
+/// A restart of PostgreSQL takes a second or two, a failover five to ten; whoever waits longer
+/// wants to be told.
+const AWAY_MAX: Millis = Millis::secs(10);
+/// Longer silence in answer to one statement is a connection that is no more: far beyond any
+/// statement of ours, and within what a caller of the API waits.
+const ANSWER_MAX: Millis = Millis::secs(15);
 /// Requests that wait for a thread of ours; more of them wait outside.
 const WAITING_MAX: usize = 1_024;
 
@@ -56,6 +62,23 @@ pub struct StoreConfig {
     pub feed_kept: u64,
     /// How long a statement waits for another process that holds the database.
     pub lock_wait: Millis,
+    /// With a database that can be away.
+    pub patience: Patience,
+}
+
+/// How long a PostgreSQL may be away or silent before somebody is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Patience {
+    /// For a request that was surely not done yet.
+    pub away: Millis,
+    /// For the answer to one statement.
+    pub answer: Millis,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self { away: AWAY_MAX, answer: ANSWER_MAX }
+    }
 }
 
 /// What the writer has done since the store was opened. Many mutations share a commit.
@@ -81,6 +104,7 @@ impl StoreConfig {
             readers: READERS_DEFAULT,
             feed_kept: feed::KEPT_DEFAULT,
             lock_wait: LOCK_WAIT_DEFAULT,
+            patience: Patience::default(),
         }
     }
 }
@@ -116,7 +140,7 @@ impl Store {
 
     /// `migrations` are SQLite's.
     pub(crate) fn open_with(config: StoreConfig, migrations: &[&str]) -> Result<Self, OpenError> {
-        let StoreConfig { place, readers, feed_kept, lock_wait } = config;
+        let StoreConfig { place, readers, feed_kept, lock_wait, patience } = config;
         let readers = readers.max(1);
         let Connections { writer, readers, head, events } = match &place {
             Place::Sqlite(path) => {
@@ -129,7 +153,7 @@ impl Store {
             // The driver runs on a runtime of its own, and this may be called from inside of one.
             Place::Postgres(url) => thread::scope(|scope| {
                 let connect = || -> Result<_, OpenError> {
-                    let (writer, readers) = postgres::open(url, readers, lock_wait)?;
+                    let (writer, readers) = postgres::open(url, readers, lock_wait, patience)?;
                     Connections::new(writer, readers, feed_kept)
                 };
                 let connecting = scope.spawn(connect);
@@ -318,7 +342,7 @@ where
             match tx.database() {
                 Database::Sqlite(sqlite) => sqlite.begin(Access::Read)?,
                 Database::Postgres(postgres) => {
-                    postgres.begin_by(Access::Read, asked + UNAVAILABLE_MAX)?;
+                    postgres.begin_by(Access::Read, asked)?;
                 }
             }
             query(tx)

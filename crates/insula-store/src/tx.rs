@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
-use insula_model::Generation;
+use insula_model::{Generation, Timestamp};
 
 use crate::database::{Condition, Database, Moved};
 use crate::error::StoreError;
@@ -94,6 +94,19 @@ impl Tx {
         match self.database.condition() {
             Condition::Open => Ok(()),
             Condition::Failed | Condition::None => Err(StoreError::Undone),
+        }
+    }
+
+    /// What time it is, for whoever compares it with what other servers wrote: by the clock of the
+    /// database that they share. A file has one user, whose own clock this is.
+    pub fn clock(&self, here: Timestamp) -> Result<Timestamp, StoreError> {
+        match &self.database {
+            Database::Sqlite(_) => Ok(here),
+            Database::Postgres(postgres) => {
+                let sql = "SELECT CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000 AS BIGINT)";
+                let now = postgres.query(sql, &[], |row| row.time())?;
+                Ok(now.first().copied().unwrap_or(here))
+            }
         }
     }
 

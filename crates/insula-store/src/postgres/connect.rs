@@ -96,14 +96,15 @@ async fn with<T>(
 where
     T: MakeTlsConnect<Socket, Stream: Send + 'static>,
 {
-    let (client, mut connection) = config.connect(tls).await?;
-    let mut ended = false;
+    let (client, connection) = config.connect(tls).await?;
+    let mut connection = Some(connection);
     let driver = poll_fn(move |cx| {
-        while !ended {
-            match connection.poll_message(cx) {
+        while let Some(open) = &mut connection {
+            match open.poll_message(cx) {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Some(Ok(message))) => hear(message),
-                Poll::Ready(Some(Err(_)) | None) => ended = true,
+                // Dropped, it tells those who wait for an answer that there will be none.
+                Poll::Ready(Some(Err(_)) | None) => connection = None,
             }
         }
         Poll::Ready(())

@@ -17,8 +17,10 @@ use crate::postgres::{Backoff, PostgresUrl, connect};
 
 /// How late a wake is if its notification was lost and the connection was not.
 const POLL: Duration = Duration::from_secs(1);
-/// To read two numbers. A longer silence is a connection that is no more.
-const POLL_MAX: Duration = Duration::from_secs(5);
+/// To connect, or to read two numbers. A longer silence is a connection that is no more.
+const ANSWER_MAX: Duration = Duration::from_secs(5);
+const NEWEST: &str = "SELECT feed.value, event.value FROM counters AS feed, counters AS event
+                      WHERE feed.name = 'feed' AND event.name = 'event'";
 
 /// Until `stop` is dropped.
 pub(crate) fn run(url: &PostgresUrl, heads: &Arc<Heads>, mut stop: oneshot::Receiver<()>) {
@@ -54,23 +56,26 @@ async fn listen(
     backoff: &mut Backoff,
 ) -> Result<(), DbError> {
     let (heard, mut notes) = mpsc::unbounded_channel();
-    let (client, mut driver) = connect::open(url, move |message| {
+    let hear = move |message| {
         if let AsyncMessage::Notification(note) = message {
             // Nobody reads any more: the connection is about to be dropped.
             let _ = heard.send(note.payload().to_owned());
         }
-    })
-    .await?;
-    // Listening first, so that nothing falls between the two.
+    };
     let begin = format!("SET search_path TO {}, pg_temp; LISTEN {}", url.schema, url.channel());
-    connect::driven(&mut driver, client.batch_execute(&begin)).await?;
-    let sql = "SELECT feed.value, event.value FROM counters AS feed, counters AS event
-               WHERE feed.name = 'feed' AND event.name = 'event'";
-    let newest = connect::driven(&mut driver, client.prepare(sql)).await?;
+    let connect = async {
+        let (client, mut driver) = connect::open(url, hear).await?;
+        // Listening first, so that nothing falls between the two.
+        connect::driven(&mut driver, client.batch_execute(&begin)).await?;
+        let newest = connect::driven(&mut driver, client.prepare(NEWEST)).await?;
+        Ok::<_, DbError>((client, driver, newest))
+    };
+    let Ok(connected) = tokio::time::timeout(ANSWER_MAX, connect).await else { return Ok(()) };
+    let (client, mut driver, newest) = connected?;
     *backoff = Backoff::default();
     loop {
         let asked = connect::driven(&mut driver, client.query_one(&newest, &[]));
-        let Ok(row) = tokio::time::timeout(POLL_MAX, asked).await else { return Ok(()) };
+        let Ok(row) = tokio::time::timeout(ANSWER_MAX, asked).await else { return Ok(()) };
         let row = row?;
         publish(heads, row.try_get(0)?, row.try_get(1)?);
         let pause = tokio::time::sleep(POLL);
@@ -78,10 +83,9 @@ async fn listen(
         loop {
             let note = tokio::select! {
                 () = &mut pause => break,
-                note = connect::driven(&mut driver, notes.recv()) => note,
+                () = &mut driver => return Ok(()),
+                note = notes.recv() => note.unwrap_or_default(),
             };
-            // Its sender lives in the driver: none is left once the connection has ended.
-            let Some(note) = note else { return Ok(()) };
             let mut numbers = note.split(' ').map(str::parse);
             if let (Some(Ok(head)), Some(Ok(events))) = (numbers.next(), numbers.next()) {
                 publish(heads, head, events);

@@ -10,6 +10,7 @@ use crate::database::{Access, Condition};
 use crate::error::{OpenError, StoreError};
 use crate::postgres::{Postgres, PostgresUrl};
 use crate::sql::Value;
+use crate::store::Patience;
 
 /// What makes an empty schema the first format that PostgreSQL ever had, and then what turns
 /// format N into N + 1. Numbers are shared with SQLite: one format, the same tables.
@@ -19,6 +20,8 @@ pub(crate) const FORMAT_FIRST: u32 = 2;
 
 /// Another server may be migrating; that is worth more patience than a row.
 const LOCK_WAIT: Millis = Millis::secs(60);
+/// Likewise, and a migration of large tables takes as long as it takes.
+const PATIENCE: Patience = Patience { away: Millis::secs(0), answer: Millis::secs(3_600) };
 
 pub(crate) fn known(migrations: &[&str]) -> u32 {
     FORMAT_FIRST - 1 + u32::try_from(migrations.len()).unwrap_or(u32::MAX - FORMAT_FIRST)
@@ -28,7 +31,7 @@ pub(crate) fn known(migrations: &[&str]) -> u32 {
 pub(crate) fn run(url: &PostgresUrl, migrations: &[&str]) -> Result<(), OpenError> {
     let place = || url.to_string();
     let connect = |source| OpenError::Connect { place: place(), source };
-    let database = Postgres::new(url.clone(), Access::Write, LOCK_WAIT, None);
+    let database = Postgres::new(url.clone(), Access::Write, LOCK_WAIT, PATIENCE, None);
     let database = database.map_err(OpenError::Thread)?;
     database.connect().map_err(connect)?;
     loop {

@@ -31,17 +31,12 @@ use tokio_stream::StreamExt;
 use crate::database::{Access, Cause, Condition, Database, DbError, Moved};
 use crate::error::{OpenError, StoreError};
 use crate::sql::{Row, Value};
+use crate::store::Patience;
 
 pub use url::{PostgresUrl, PostgresUrlError};
 
 /// Every statement of ours, with the variants that filters make of lists.
 const STATEMENTS_CACHED: usize = 256;
-/// Longer silence than this in answer to one statement is a connection that is no more: far beyond
-/// any statement of ours, and within what a caller of the API waits.
-const ANSWER_MAX: Duration = Duration::from_secs(15);
-/// How long a request that was not yet sent waits for PostgreSQL to come back. A restart takes a
-/// second or two, a failover five to ten; whoever waits longer wants to be told.
-pub(crate) const UNAVAILABLE_MAX: Duration = Duration::from_secs(10);
 /// A group of more mutations would overflow what PostgreSQL keeps of subtransactions in shared
 /// memory (64), which slows down every reader.
 pub(crate) const GROUP_MAX: usize = 60;
@@ -64,6 +59,7 @@ pub(crate) struct Postgres {
     url: PostgresUrl,
     access: Access,
     lock_wait: Millis,
+    patience: Patience,
     /// The format that the tables must have; nothing while they are being made.
     format: Option<u32>,
     runtime: Runtime,
@@ -97,12 +93,13 @@ impl Postgres {
         url: PostgresUrl,
         access: Access,
         lock_wait: Millis,
+        patience: Patience,
         format: Option<u32>,
     ) -> Result<Self, std::io::Error> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let marker = Marker { writer: String::new(), attempt: Cell::new(0) };
         let session = RefCell::new(None);
-        Ok(Self { url, access, lock_wait, format, runtime, session, marker })
+        Ok(Self { url, access, lock_wait, patience, format, runtime, session, marker })
     }
 
     /// Connects anew, whatever there was.
@@ -144,8 +141,14 @@ impl Postgres {
         outcome
     }
 
-    /// `begin`, with patience until `until` for a PostgreSQL that is away.
-    pub(crate) fn begin_by(&self, access: Access, until: Instant) -> Result<(), StoreError> {
+    /// Until when one who asked then waits for a PostgreSQL that is away.
+    pub(crate) fn waits_until(&self, asked: Instant) -> Instant {
+        asked + self.patience.away.as_duration()
+    }
+
+    /// `begin`, with the patience of one who asked then.
+    pub(crate) fn begin_by(&self, access: Access, asked: Instant) -> Result<(), StoreError> {
+        let until = self.waits_until(asked);
         let mut backoff = Backoff::default();
         loop {
             match self.begin(access) {
@@ -273,19 +276,20 @@ impl Postgres {
         sql: &str,
         answer: impl Future<Output = Result<T, tokio_postgres::Error>>,
     ) -> Result<T, StoreError> {
+        let silent = self.patience.answer.as_duration();
         let waited = match &*self.session.borrow() {
             None => return Err(StoreError::Unavailable(Cause::Lost.into())),
             Some(session) => {
                 let mut driver = session.driver.borrow_mut();
                 let answer = connect::driven(&mut driver, answer);
                 // The clock of a time-out is the runtime's, inside of which it is made.
-                self.runtime.block_on(async { tokio::time::timeout(ANSWER_MAX, answer).await })
+                self.runtime.block_on(async { tokio::time::timeout(silent, answer).await })
             }
         };
         let error = match waited {
             Ok(Ok(answer)) => return Ok(answer),
             Ok(Err(error)) => classify(sql, error),
-            Err(_) => StoreError::Unavailable(Cause::Silent(ANSWER_MAX).into()),
+            Err(_) => StoreError::Unavailable(Cause::Silent(silent).into()),
         };
         if matches!(error, StoreError::Unavailable(_)) {
             // Whatever was open on it is undone by the server, which finds us gone.
@@ -308,11 +312,12 @@ pub(crate) fn open(
     url: &PostgresUrl,
     readers: usize,
     lock_wait: Millis,
+    patience: Patience,
 ) -> Result<(Database, Vec<Database>), OpenError> {
     migrate::run(url, migrate::MIGRATIONS)?;
     let format = Some(migrate::known(migrate::MIGRATIONS));
     let connect = |access| {
-        let postgres = Postgres::new(url.clone(), access, lock_wait, format);
+        let postgres = Postgres::new(url.clone(), access, lock_wait, patience, format);
         let postgres = postgres.map_err(OpenError::Thread)?;
         let place = url.to_string();
         postgres.connect().map_err(|source| OpenError::Connect { place, source })?;

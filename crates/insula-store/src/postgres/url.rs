@@ -14,6 +14,8 @@ use tokio_postgres::config::{Host, SslMode, TargetSessionAttrs};
 
 /// The schema that holds our tables, unless the URL names another.
 const SCHEMA_DEFAULT: &str = "insula";
+/// Where the distribution's server listens on this machine.
+const SOCKETS: &str = "/run/postgresql";
 /// PostgreSQL cuts longer names without a word.
 const SCHEMA_LEN_MAX: usize = 40;
 
@@ -89,6 +91,9 @@ impl FromStr for PostgresUrl {
         })?;
         if config.get_dbname().is_none() {
             return Err(PostgresUrlError::Database);
+        }
+        if config.get_hosts().is_empty() && config.get_hostaddrs().is_empty() {
+            config.host_path(SOCKETS);
         }
         let roots = roots.map(PathBuf::from);
         let trust = match mode.as_deref() {
@@ -205,6 +210,7 @@ mod tests {
             "postgres://u@[::1]/d",
             "postgres:///d?host=/run/postgresql&user=u",
             "postgresql://u@%2Frun%2Fpostgresql/d",
+            "postgres:///d",
             "postgres://u@db.example.org/d?sslmode=disable",
         ] {
             assert_eq!(trust(near), Trust::Plain, "{near}");

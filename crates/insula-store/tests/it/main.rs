@@ -13,6 +13,7 @@ mod kill;
 mod leases;
 mod model;
 mod open;
+mod outage;
 mod pages;
 mod postgres;
 mod reserved;

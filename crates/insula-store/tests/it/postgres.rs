@@ -17,7 +17,7 @@ use tempfile::TempDir;
 /// Set in the second run: where the server is.
 const AT: &str = "INSULA_STORE_TEST_POSTGRES";
 /// About SQLite's file, or about the server's own life; this module begins the second run.
-const NOT_AGAIN: &[&str] = &["disk::", "open::", "upgrade::", "golden::", "postgres::"];
+const NOT_AGAIN: &[&str] = &["disk::", "open::", "upgrade::", "golden::", "postgres::", "outage::", "both::"];
 
 /// In the second run, a schema of its own for each store.
 pub fn place() -> Option<StoreConfig> {
@@ -84,6 +84,10 @@ impl Server {
     /// Up to the schema, which the caller adds.
     pub fn url(&self) -> String {
         format!("postgres:///postgres?host={}&user=insula", self.folder.path().display())
+    }
+
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
     }
 
     pub fn config(&self, schema: &str) -> StoreConfig {
