@@ -3,63 +3,112 @@
 use std::sync::Arc;
 
 use futures_util::StreamExt;
+use futures_util::stream::BoxStream;
 use insula_model::{GatewayId, Generation};
 use insula_wire::node as wire;
 use insula_wire::node::gateway_message::Message as FromGateway;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 use tracing::info;
 
+use crate::caller::{Caller, Door};
+use crate::forward;
 use crate::hub::{Hub, Inbound};
+use crate::node::{HELLO_TIME_MAX, parse};
+use crate::version;
 
 pub(crate) struct EdgeService {
     pub(crate) hub: Hub,
+    pub(crate) door: Door,
 }
 
 type Outgoing = mpsc::Sender<Result<wire::RouteMessage, Status>>;
 
 #[tonic::async_trait]
 impl wire::edge_server::Edge for EdgeService {
-    type RoutesStream = ReceiverStream<Result<wire::RouteMessage, Status>>;
+    type RoutesStream = BoxStream<'static, Result<wire::RouteMessage, Status>>;
 
     async fn routes(
         &self,
         request: Request<Streaming<wire::GatewayMessage>>,
     ) -> Result<Response<Self::RoutesStream>, Status> {
+        let caller = self.door.caller(&self.hub, &request).await?.expect("gateway")?;
         let mut incoming = request.into_inner();
-        let first = incoming.message().await?.and_then(|m| m.message);
-        let Some(FromGateway::Hello(hello)) = first else {
+        let first = tokio::time::timeout(HELLO_TIME_MAX, incoming.message()).await;
+        let first = first.map_err(|_| Status::deadline_exceeded("no GatewayHello came"))??;
+        let Some(FromGateway::Hello(hello)) = first.and_then(|m| m.message) else {
             return Err(Status::invalid_argument("the first message of a session is GatewayHello"));
         };
-        if hello.protocol == 0 || hello.protocol > wire::PROTOCOL {
-            return Err(Status::failed_precondition("upgrade the server before its gateways"));
+        version::check("gateway", &hello.version, hello.protocol)?;
+        let gateway = caller.gateway(parse(&hello.gateway)?)?;
+        if let Some(leader) = forward::elsewhere(&caller, &self.hub.leadership())? {
+            let hello = wire::GatewayMessage { message: Some(FromGateway::Hello(hello)) };
+            let back =
+                forward::gateway(&self.hub, &leader, &caller, gateway, hello, incoming).await?;
+            return Ok(Response::new(back));
         }
-        let gateway: GatewayId =
-            hello.gateway.parse().map_err(|_| Status::invalid_argument("not a gateway id"))?;
+        let (number, ended) = self.hub.gateway_joined(gateway)?;
         // One table may wait; a newer one replaces what was not read yet.
         let (outgoing, receiver) = mpsc::channel(1);
-        tokio::spawn(session(self.hub.clone(), gateway, incoming, outgoing));
-        Ok(Response::new(ReceiverStream::new(receiver)))
+        let session = Session { hub: self.hub.clone(), gateway, number, caller };
+        tokio::spawn(session.run(incoming, outgoing, ended));
+        Ok(Response::new(ReceiverStream::new(receiver).boxed()))
     }
 }
 
-async fn session(
+struct Session {
     hub: Hub,
     gateway: GatewayId,
-    incoming: Streaming<wire::GatewayMessage>,
-    outgoing: Outgoing,
-) {
-    let number = hub.gateway_joined(gateway);
-    info!(%gateway, "a gateway is connected");
-    hub.tell(Inbound::GatewayHello { gateway }).await;
-    tokio::select! {
-        () = read(&hub, gateway, incoming) => {}
-        () = write(hub.routes(), &outgoing) => {}
+    number: u64,
+    caller: Caller,
+}
+
+impl Session {
+    async fn run(
+        self,
+        incoming: Streaming<wire::GatewayMessage>,
+        outgoing: Outgoing,
+        ended: oneshot::Receiver<Status>,
+    ) {
+        let gateway = self.gateway;
+        info!(%gateway, from = self.caller.from(), "a gateway is connected");
+        self.hub.tell(Inbound::GatewayHello { gateway }).await;
+        let words = tokio::select! {
+            words = ended => Some(words.unwrap_or_else(|_| {
+                Status::aborted("a newer session of this gateway has taken over")
+            })),
+            words = self.read(incoming) => words,
+            () = write(self.hub.routes(), &outgoing) => None,
+        };
+        if let Some(words) = words {
+            // Behind a table that was not read yet there is no room; then it is a plain end.
+            let _ = outgoing.try_send(Err(words));
+        }
+        if self.hub.gateway_left(gateway, self.number) {
+            info!(%gateway, "a gateway is gone");
+            self.hub.tell(Inbound::GatewayGone { gateway }).await;
+        }
     }
-    if hub.gateway_left(gateway, number) {
-        info!(%gateway, "a gateway is gone");
-        hub.tell(Inbound::GatewayGone { gateway }).await;
+
+    /// Until it ends; with words, if they are ours.
+    async fn read(&self, mut incoming: Streaming<wire::GatewayMessage>) -> Option<Status> {
+        let gateway = self.gateway;
+        while let Some(Ok(received)) = incoming.next().await {
+            if self.hub.now_ms() > self.caller.not_after_ms() {
+                return Some(Status::unauthenticated("the certificate has expired"));
+            }
+            match received.message {
+                Some(FromGateway::Ack(ack)) => {
+                    let busy = ack.busy.iter().filter_map(|id| id.parse().ok()).collect();
+                    let generation = Generation(ack.generation);
+                    self.hub.tell(Inbound::RouteAck { gateway, generation, busy }).await;
+                }
+                Some(FromGateway::Traffic(traffic)) => self.hub.note_traffic(&traffic),
+                Some(FromGateway::Hello(_)) | None => {}
+            }
+        }
+        None
     }
 }
 
@@ -72,20 +121,6 @@ async fn write(mut tables: watch::Receiver<Option<Arc<wire::RouteMessage>>>, out
             && outgoing.send(Ok((*newest).clone())).await.is_err()
         {
             return;
-        }
-    }
-}
-
-async fn read(hub: &Hub, gateway: GatewayId, mut incoming: Streaming<wire::GatewayMessage>) {
-    while let Some(Ok(received)) = incoming.next().await {
-        match received.message {
-            Some(FromGateway::Ack(ack)) => {
-                let busy = ack.busy.iter().filter_map(|id| id.parse().ok()).collect();
-                let generation = Generation(ack.generation);
-                hub.tell(Inbound::RouteAck { gateway, generation, busy }).await;
-            }
-            Some(FromGateway::Traffic(traffic)) => hub.note_traffic(&traffic),
-            Some(FromGateway::Hello(_)) | None => {}
         }
     }
 }

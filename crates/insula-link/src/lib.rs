@@ -2,14 +2,31 @@
 //!
 //! A [`Hub`] knows who is connected and carries messages; it decides nothing. What comes in goes
 //! to the control plane as [`Inbound`] values; what the control plane decided goes out through
-//! `send_target` and `publish_routes`.
+//! `send_target` and `publish_routes`. Of several servers one leads: the others pass their sessions
+//! on to it, message by message (`Hub::follow`).
 
+mod ask;
 pub mod blobs;
+mod caller;
+mod connection;
+mod contest;
 mod edge;
+mod forward;
 mod hub;
+mod join;
 mod logs;
 mod node;
+mod reach;
+pub mod registry;
 pub mod serve;
+mod session;
+mod tally;
+mod usage;
+mod version;
 
-pub use hub::{Hub, Inbound, InstanceUsage, Secrets, Traffic};
+pub use ask::{Answer, Answering, Answers, AskError, Question};
+pub use contest::Contest;
+pub use forward::Leader;
+pub use hub::{Heard, Hub, Inbound, Secrets};
 pub use logs::{LogEntry, LogQuery, LogSubject};
+pub use usage::{InstanceUsage, NodeUsage, Traffic};

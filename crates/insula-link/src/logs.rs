@@ -66,6 +66,10 @@ impl LogStreams {
     pub(crate) fn take(&self, node: NodeId, chunk: wire::LogChunk) -> bool {
         let mut open = self.open();
         let Some(stream) = open.get_mut(&chunk.stream) else { return false };
+        // Nobody asked this node, or it has told everything.
+        if !stream.awaited.contains(&node) {
+            return false;
+        }
         let entries: Vec<LogEntry> = chunk.entries.into_iter().map(entry).collect();
         // A reader that is this far behind is cut off: it may ask again from where it was.
         let kept = entries.is_empty() || stream.chunks.try_send(entries).is_ok();
@@ -115,7 +119,7 @@ impl Drop for Ending {
         for (_, way) in self.hub.ways() {
             let message = wire::ServerMessage { message: Some(Message::LogCancel(cancel)) };
             // A queue that is full belongs to a session that is about to end anyway.
-            let _ = way.try_send(message);
+            let _ = way.try_send(Ok(message));
         }
     }
 }
@@ -136,7 +140,7 @@ impl Hub {
         for (node, way) in ways {
             let message =
                 wire::ServerMessage { message: Some(Message::LogRequest(request.clone())) };
-            if way.try_send(message).is_err() {
+            if way.try_send(Ok(message)).is_err() {
                 streams.take(node, wire::LogChunk { stream, end: true, ..Default::default() });
             }
         }

@@ -1,0 +1,216 @@
+//! Sessions of a server that does not lead: carried to the one that does, message by message.
+//!
+//! The agent or gateway notices nothing, and dials whichever server it reaches. What it may do was
+//! decided here by its certificate; the leader believes a server's certificate, and asks the
+//! registry again.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use futures_util::stream::BoxStream;
+use futures_util::{Stream, StreamExt};
+use hyper_util::rt::TokioIo;
+use insula_kit::pki::Whom;
+use insula_kit::tls::Connector;
+use insula_model::fleet::Member;
+use insula_model::{GatewayId, NodeId, ServerId};
+use insula_wire::node as wire;
+use insula_wire::node::server_message::Message as ToAgent;
+use insula_wire::node::{MEMBER_METADATA, MESSAGE_LEN_MAX, SERIAL_METADATA};
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio::time::timeout;
+use tonic::metadata::MetadataValue;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Request, Status, Streaming};
+
+use crate::caller::Caller;
+use crate::hub::{Hub, Leadership, OTHER_LEADS};
+use crate::reach::Reach;
+
+/// A leader that cannot be dialled within this has fallen over; the lease will pass on.
+const DIAL_TIME_MAX: Duration = Duration::from_secs(2);
+/// Between pings to the leader: one that vanished without a word is noticed before its lease ends.
+const PING_EVERY: Duration = Duration::from_secs(1);
+const PING_TIME_MAX: Duration = Duration::from_secs(2);
+/// All sessions of a server share one connection; a Target for one must not hold up the others.
+const WINDOW_BYTES: u32 = 16 * 1024 * 1024;
+
+/// The server that leads, and the way to it. Clones share one connection, made when first used.
+#[derive(Clone)]
+pub struct Leader {
+    server: ServerId,
+    address: SocketAddr,
+    pub(crate) channel: Channel,
+}
+
+impl Leader {
+    /// Must be called within a runtime. `connector` is of our own credentials, for `h2`.
+    pub fn new(server: ServerId, address: SocketAddr, connector: &Connector) -> Self {
+        let connector = connector.clone();
+        let dial = tower::service_fn(move |_: http::Uri| dial(server, address, connector.clone()));
+        let channel = Endpoint::from_static("http://insula")
+            .http2_keep_alive_interval(PING_EVERY)
+            .keep_alive_timeout(PING_TIME_MAX)
+            .keep_alive_while_idle(false)
+            .initial_connection_window_size(WINDOW_BYTES)
+            .connect_with_connector_lazy(dial);
+        Self { server, address, channel }
+    }
+
+    pub fn server(&self) -> ServerId {
+        self.server
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+}
+
+async fn dial(
+    server: ServerId,
+    address: SocketAddr,
+    connector: Connector,
+) -> std::io::Result<TokioIo<insula_kit::tls::ClientStream<TcpStream>>> {
+    let stream = timeout(DIAL_TIME_MAX, TcpStream::connect(address)).await??;
+    stream.set_nodelay(true)?;
+    let whom = Whom::one("server", &server.to_string()).map_err(std::io::Error::other)?;
+    let (stream, _) = connector.connect(stream, &whom).await.map_err(std::io::Error::other)?;
+    Ok(TokioIo::new(stream))
+}
+
+impl PartialEq for Leader {
+    fn eq(&self, other: &Self) -> bool {
+        (self.server, self.address) == (other.server, other.address)
+    }
+}
+
+impl fmt::Debug for Leader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Leader({} at {})", self.server, self.address)
+    }
+}
+
+/// Whom to pass a session on to, if it is not ours to serve.
+pub(crate) fn elsewhere(
+    caller: &Caller,
+    leadership: &watch::Receiver<Leadership>,
+) -> Result<Option<Leader>, Status> {
+    match &*leadership.borrow() {
+        Leadership::Ours => Ok(None),
+        // Two servers that both believe that the other leads would pass it on for ever.
+        Leadership::Theirs(_) if caller.is_passed_on() => Err(Status::unavailable(OTHER_LEADS)),
+        Leadership::Theirs(Some(leader)) => Ok(Some(leader.clone())),
+        Leadership::Theirs(None) => {
+            Err(Status::unavailable("no server of the fleet leads at this moment"))
+        }
+    }
+}
+
+/// Passes on the session of a node, from its greeting to its end.
+pub(crate) async fn node(
+    hub: &Hub,
+    leader: &Leader,
+    caller: &Caller,
+    node: NodeId,
+    hello: wire::AgentMessage,
+    incoming: Streaming<wire::AgentMessage>,
+) -> Result<BoxStream<'static, Result<wire::ServerMessage, Status>>, Status> {
+    let there = said(hello, incoming, hub, caller);
+    let request = spoken_for(Request::new(there), caller, Member::Node(node))?;
+    let mut client = wire::node_client::NodeClient::new(leader.channel.clone())
+        .max_decoding_message_size(MESSAGE_LEN_MAX)
+        .max_encoding_message_size(MESSAGE_LEN_MAX);
+    let back = client.session(request).await?.into_inner();
+    let passing = Passing { hub: hub.clone(), node, number: hub.number() };
+    let back = back.inspect(move |message| {
+        if let Ok(wire::ServerMessage { message: Some(ToAgent::Target(target)) }) = message {
+            passing.note(&target.document);
+        }
+    });
+    Ok(until_another_leads(hub, back))
+}
+
+/// Passes on the session of a gateway.
+pub(crate) async fn gateway(
+    hub: &Hub,
+    leader: &Leader,
+    caller: &Caller,
+    gateway: GatewayId,
+    hello: wire::GatewayMessage,
+    incoming: Streaming<wire::GatewayMessage>,
+) -> Result<BoxStream<'static, Result<wire::RouteMessage, Status>>, Status> {
+    let there = said(hello, incoming, hub, caller);
+    let request = spoken_for(Request::new(there), caller, Member::Gateway(gateway))?;
+    let mut client = wire::edge_client::EdgeClient::new(leader.channel.clone())
+        .max_decoding_message_size(MESSAGE_LEN_MAX);
+    Ok(until_another_leads(hub, client.routes(request).await?.into_inner()))
+}
+
+/// What the other side says, its greeting first, until it breaks off, its certificate ends or the
+/// leader changes.
+fn said<T: Send + 'static>(
+    hello: T,
+    incoming: Streaming<T>,
+    hub: &Hub,
+    caller: &Caller,
+) -> impl Stream<Item = T> + Send + use<T> {
+    let (clock, not_after_ms) = (hub.clone(), caller.not_after_ms());
+    let rest = incoming
+        .scan((), |(), message| std::future::ready(message.ok()))
+        .take_while(move |_| std::future::ready(clock.now_ms() <= not_after_ms));
+    let first = futures_util::stream::once(std::future::ready(hello));
+    first.chain(rest).take_until(changed(hub.leadership()))
+}
+
+fn until_another_leads<T: Send + 'static>(
+    hub: &Hub,
+    back: impl Stream<Item = Result<T, Status>> + Send + 'static,
+) -> BoxStream<'static, Result<T, Status>> {
+    let leadership = hub.leadership();
+    let last = async move { Err(Status::unavailable(OTHER_LEADS)) };
+    let back = back.take_until(changed(leadership));
+    back.chain(futures_util::stream::once(last)).boxed()
+}
+
+async fn changed(mut leadership: watch::Receiver<Leadership>) {
+    // The hub lives as long as its sessions.
+    let _ = leadership.changed().await;
+}
+
+fn spoken_for<T>(
+    mut request: Request<T>,
+    caller: &Caller,
+    member: Member,
+) -> Result<Request<T>, Status> {
+    let text = |text: String| {
+        MetadataValue::try_from(text).map_err(|_| Status::internal("an id is not a header"))
+    };
+    request.metadata_mut().insert(MEMBER_METADATA, text(member.to_string())?);
+    if let Caller::Certified(certified) = caller {
+        request.metadata_mut().insert(SERIAL_METADATA, text(certified.serial.0.to_string())?);
+    }
+    Ok(request)
+}
+
+/// What is known of a node while its session passes through here: its blobs are served here.
+struct Passing {
+    hub: Hub,
+    node: NodeId,
+    number: u64,
+}
+
+impl Passing {
+    fn note(&self, document: &str) {
+        if let Some(reach) = Reach::of_document(document) {
+            self.hub.set_reach(self.node, self.number, reach);
+        }
+    }
+}
+
+impl Drop for Passing {
+    fn drop(&mut self) {
+        self.hub.drop_reach(self.node, self.number);
+    }
+}

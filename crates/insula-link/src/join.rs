@@ -1,0 +1,142 @@
+//! The `Join` service: a token becomes a certificate, and a certificate the next one.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use insula_kit::pki::PublicKey;
+use insula_kit::token::Token;
+use insula_model::NodeName;
+use insula_model::fleet::Member;
+use insula_wire::node as wire;
+use tonic::{Request, Response, Status};
+use tracing::{info, warn};
+
+use crate::caller::{Caller, Certified, Door, connection, parse_member};
+use crate::hub::Hub;
+use crate::registry::{Admission, Newcomer, Registry, Why};
+use crate::tally::Tally;
+use crate::version;
+
+/// A prefix and 38 characters.
+const TOKEN_LEN_MAX: usize = 128;
+const ID_LEN_MAX: usize = 64;
+const NAME_LEN_MAX: usize = 64;
+/// Two numbers of 33 bytes as DER writes them, with room.
+const PROOF_LEN_MAX: usize = 80;
+
+pub(crate) struct JoinService {
+    pub(crate) hub: Hub,
+    pub(crate) registry: Arc<dyn Registry>,
+    pub(crate) failures: Tally,
+}
+
+#[tonic::async_trait]
+impl wire::join_server::Join for JoinService {
+    async fn enrol(
+        &self,
+        request: Request<wire::EnrolRequest>,
+    ) -> Result<Response<wire::EnrolReply>, Status> {
+        let address = connection(&request)?.address.ip();
+        if let Some(wait) = self.failures.wait(address, Instant::now()) {
+            let seconds = wait.as_secs() + 1;
+            return Err(Status::resource_exhausted(format!(
+                "too many attempts to join failed from {address}: try again in {seconds} s"
+            )));
+        }
+        let asked = request.into_inner();
+        version::check("program", &asked.version, asked.protocol)?;
+        let newcomer = read(asked).inspect_err(|_| self.failed(address))?;
+        let member = newcomer.member;
+        let admission = self.registry.admit(newcomer).await.map_err(|refusal| {
+            if refusal.why != Why::Failed {
+                self.failed(address);
+                warn!(%address, %member, %refusal, "a newcomer was refused");
+            }
+            Status::from(refusal)
+        })?;
+        info!(%address, %member, "a newcomer joined the fleet");
+        Ok(Response::new(self.reply(admission)))
+    }
+
+    async fn renew(
+        &self,
+        request: Request<wire::RenewRequest>,
+    ) -> Result<Response<wire::EnrolReply>, Status> {
+        let door = Door::Fleet(self.registry.clone());
+        let caller = door.caller(&self.hub, &request).await?;
+        // Nobody renews for another: a server passes sessions on, not identities.
+        let Caller::Certified(Certified { member, passed_on: false, .. }) = caller else {
+            return Err(Status::permission_denied("a member renews its own certificate"));
+        };
+        let asked = request.into_inner();
+        let proof = wire::renew_proof(&member.to_string());
+        let key = proven_key(&asked.public_key, &asked.proof, &proof)?;
+        let admission = self.registry.renew(member, key).await?;
+        info!(%member, "a member got its next certificate");
+        Ok(Response::new(self.reply(admission)))
+    }
+}
+
+impl JoinService {
+    fn failed(&self, address: IpAddr) {
+        self.failures.note_failure(address, Instant::now());
+    }
+
+    fn reply(&self, admission: Admission) -> wire::EnrolReply {
+        wire::EnrolReply {
+            certificate: admission.certificate,
+            authorities: admission.authorities,
+            servers: self.hub.servers().borrow().to_vec(),
+            not_after_ms: admission.not_after.as_millis(),
+            name: admission.name.map_or_else(String::new, |name| name.to_string()),
+        }
+    }
+}
+
+fn read(asked: wire::EnrolRequest) -> Result<Newcomer, Status> {
+    let lengths = [
+        ("token", asked.token.len(), TOKEN_LEN_MAX),
+        ("role", asked.role.len(), ID_LEN_MAX),
+        ("id", asked.id.len(), ID_LEN_MAX),
+        ("name", asked.name.len(), NAME_LEN_MAX),
+    ];
+    for (field, length, most) in lengths {
+        if length > most {
+            let words = format!("the {field} is {length} bytes long; at most {most} make sense");
+            return Err(Status::invalid_argument(words));
+        }
+    }
+    let member = match parse_member(&asked.id) {
+        Some(member @ (Member::Node(_) | Member::Gateway(_))) if member.role() == asked.role => {
+            member
+        }
+        _ => {
+            return Err(Status::invalid_argument(
+                "a node or a gateway joins, with an id of its own",
+            ));
+        }
+    };
+    let name: Option<NodeName> =
+        match asked.name.as_str() {
+            "" => None,
+            name => Some(name.parse().map_err(|error| {
+                Status::invalid_argument(format!("the name of the node: {error}"))
+            })?),
+        };
+    let proof = wire::join_proof(&asked.token, &asked.id);
+    let key = proven_key(&asked.public_key, &asked.proof, &proof)?;
+    let token = Token::parse(&asked.token)
+        .map_err(|error| Status::unauthenticated(format!("the join token: {error}")))?;
+    Ok(Newcomer { token: token.hash(), member, name, version: asked.version, key })
+}
+
+/// The key, if its holder signed these words.
+fn proven_key(point: &[u8], proof: &[u8], words: &[u8]) -> Result<PublicKey, Status> {
+    let key = PublicKey::from_bytes(point)
+        .map_err(|error| Status::invalid_argument(error.to_string()))?;
+    if proof.len() > PROOF_LEN_MAX || !key.verify(words, proof) {
+        return Err(Status::invalid_argument("the proof is not one by the holder of that key"));
+    }
+    Ok(key)
+}
