@@ -2,8 +2,8 @@
 //!
 //! A holder that was too slow does not know that it lost a lease. It therefore calls `check` in
 //! each transaction that needs the lease: its epoch is then an old one, and nothing is written.
-//! Which clock `now` is read from is the caller's business; a wrong one makes a lease change hands
-//! too early or too late, never two holders write.
+//! Servers that share a database go by its clock, and `now` counts only where there is one server. A
+//! wrong clock makes a lease change hands too early or too late; it never lets two holders write.
 
 use insula_model::fleet::Lease;
 use insula_model::{Millis, ServerId, Timestamp};
@@ -30,6 +30,7 @@ pub fn acquire(
     now: Timestamp,
     ttl: Millis,
 ) -> Result<Option<Lease>, StoreError> {
+    let now = tx.clock(now)?;
     let taken = tx.returning(
         "INSERT INTO leases (name, holder, epoch, until) VALUES (?1, ?2, 1, ?3)
          ON CONFLICT (name) DO UPDATE SET
@@ -42,26 +43,6 @@ pub fn acquire(
     Ok(taken.into_iter().next())
 }
 
-/// Takes the lease whoever has it: for a server that knows itself to be the only one.
-pub fn seize(
-    tx: &mut Tx,
-    name: &str,
-    holder: ServerId,
-    now: Timestamp,
-    ttl: Millis,
-) -> Result<Lease, StoreError> {
-    let (holder, until) = (holder.to_string(), now.plus(ttl));
-    let taken = tx.returning(
-        "INSERT INTO leases (name, holder, epoch, until) VALUES (?1, ?2, 1, ?3)
-         ON CONFLICT (name) DO UPDATE SET
-             holder = excluded.holder, epoch = leases.epoch + 1, until = excluded.until
-         RETURNING holder, epoch, until",
-        params![name, holder.as_str(), until],
-        read,
-    )?;
-    taken.into_iter().next().ok_or(StoreError::Undone)
-}
-
 /// Keeps the lease for longer; nothing if somebody else took it. One that ran out unnoticed is
 /// still its holder's.
 pub fn renew(
@@ -72,6 +53,7 @@ pub fn renew(
     now: Timestamp,
     ttl: Millis,
 ) -> Result<Option<Lease>, StoreError> {
+    let now = tx.clock(now)?;
     let kept = tx.returning(
         "UPDATE leases SET until = ?4 WHERE name = ?1 AND holder = ?2 AND epoch = ?3
          RETURNING holder, epoch, until",

@@ -1,7 +1,8 @@
-//! The servers that share this store. Each says now and then that it is there.
+//! The servers that share this store. Each says now and then that it is there, and when that was is
+//! told by the clock that they share (see `Tx::clock`).
 
 use insula_model::fleet::Server;
-use insula_model::{ServerId, Timestamp};
+use insula_model::{Millis, ServerId, Timestamp};
 
 use crate::error::StoreError;
 use crate::sql::{Row, params};
@@ -19,6 +20,7 @@ fn read(row: &mut Row<'_>) -> Result<Server, StoreError> {
 }
 
 pub fn say_here(tx: &mut Tx, server: &Server) -> Result<(), StoreError> {
+    let seen = tx.clock(server.seen)?;
     tx.execute(
         "INSERT INTO servers (id, fleet, version, seen) VALUES (?1, ?2, ?3, ?4)
          ON CONFLICT (id) DO UPDATE SET
@@ -27,7 +29,7 @@ pub fn say_here(tx: &mut Tx, server: &Server) -> Result<(), StoreError> {
             server.id.to_string(),
             server.fleet.map(|fleet| fleet.to_string()),
             server.version.as_str(),
-            server.seen,
+            seen,
         ],
     )?;
     Ok(())
@@ -40,6 +42,14 @@ pub fn get(tx: &Tx, id: ServerId) -> Result<Option<Server>, StoreError> {
 /// By id: by the time they began.
 pub fn list(tx: &Tx) -> Result<Vec<Server>, StoreError> {
     tx.query(&format!("{SELECT} ORDER BY id"), &[], read)
+}
+
+/// Those that have said within `span` that they are there.
+pub fn fresh(tx: &Tx, now: Timestamp, span: Millis) -> Result<Vec<Server>, StoreError> {
+    let now = tx.clock(now)?;
+    let mut all = list(tx)?;
+    all.retain(|server| now.since(server.seen) <= span);
+    Ok(all)
 }
 
 /// One that ends in good order.

@@ -427,27 +427,32 @@ fn gateways_come_are_told_and_go_for_ever() {
 #[test]
 fn servers_say_that_they_are_there_and_are_forgotten_when_they_do_not() {
     let fixture = Fixture::new();
-    let server = |n: u128, seen: i64| Server {
+    let server = |n: u128, version: &str| Server {
         id: ServerId::from_u128(n),
         fleet: "192.0.2.1:7443".parse().ok(),
-        version: "0.2.0".to_owned(),
-        seen: at(seen),
+        version: version.to_owned(),
+        seen: at(10),
     };
     let say = |one: Server| {
         fixture.store.write_blocking(move |tx| servers::say_here(tx, &one)).unwrap();
     };
-    let alone = Server { fleet: None, ..server(3, 20) };
-    say(server(2, 10));
-    say(server(1, 10));
-    say(alone.clone());
-    say(server(1, 30));
+    say(server(2, "1"));
+    say(server(1, "1"));
+    say(Server { fleet: None, ..server(3, "1") });
+    say(server(1, "2"));
     let all = fixture.read(|tx| Ok(servers::list(tx)?));
-    assert_eq!(all, [server(1, 30), server(2, 10), alone.clone()]);
-    let old = fixture.store.write_blocking(|tx| servers::forget_old(tx, at(20))).unwrap();
-    assert_eq!(old, 1);
+    let said = all.iter().map(|one| (one.id.as_u128(), one.version.as_str(), one.fleet.is_some()));
+    assert_eq!(said.collect::<Vec<_>>(), [(1, "2", true), (2, "1", true), (3, "1", false)]);
+    let (first, hour) = (all[0].seen, Millis::secs(3_600));
+    assert_eq!(fixture.read(move |tx| Ok(servers::fresh(tx, first, hour)?)), all);
+
+    let old = |before| fixture.store.write_blocking(move |tx| servers::forget_old(tx, before));
+    let oldest = all.iter().map(|one| one.seen).min().unwrap();
+    assert_eq!(old(oldest).unwrap(), 0);
     fixture.store.write_blocking(|tx| servers::forget(tx, ServerId::from_u128(1))).unwrap();
-    assert_eq!(fixture.read(|tx| Ok(servers::list(tx)?)), [alone]);
     assert_eq!(fixture.read(|tx| Ok(servers::get(tx, ServerId::from_u128(1))?)), None);
+    assert_eq!(old(first.plus(hour)).unwrap(), 2);
+    assert_eq!(fixture.read(|tx| Ok(servers::list(tx)?)), []);
     assert_eq!(*fixture.store.head().borrow(), Generation(0), "no news for anybody's world");
 }
 
