@@ -56,7 +56,7 @@ const TABLES: &[Table] = &[
     table("cohorts", "id", "id, org, project, environment, app, component, kind, release_id, deployment, run, cpu, memory, pids, disk"),
     table("instances", "id", "id, cohort, node, intent, since, created, observed"),
     table("runs", "id", "id, org, app, release_id, state, final, doc"),
-    table("nodes", "id", "id, name, offer, site, agent_version, joined, hello, duty, lost, ailments, relay"),
+    table("nodes", "id", "id, name, agent_version, joined, hello, offer, site, duty, lost, ailments, relay"),
     table("events", "seq", "seq, id, org, app, doc"),
     table("idempotency", "caller, key", "caller, key, route, body, status, answer, at"),
     table("blob_holds", "org, digest, holder", "org, digest, holder, size"),
@@ -282,5 +282,33 @@ fn note(digest: &mut Context, value: &Value) {
         Value::Int(number) => put(1, &number.to_be_bytes()),
         Value::Text(text) => put(2, text.as_bytes()),
         Value::Blob(bytes) => put(3, bytes),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::StoreConfig;
+
+    #[test]
+    fn no_table_and_no_column_is_forgotten() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("insula.db");
+        drop(Store::open(StoreConfig::new(&path)).unwrap());
+        let database = rusqlite::Connection::open(&path).unwrap();
+        let list = |sql: &str| -> String {
+            let mut statement = database.prepare(sql).unwrap();
+            let rows = statement.query_map((), |row| row.get::<_, String>(0)).unwrap();
+            rows.collect::<Result<Vec<_>, _>>().unwrap().join(", ")
+        };
+        let tables = list("SELECT name FROM sqlite_schema WHERE type = 'table' ORDER BY name");
+        let mut ours: Vec<&str> = TABLES.iter().map(|table| table.name).collect();
+        ours.sort_unstable();
+        assert_eq!(tables, ours.join(", "));
+        for Table { name, key, columns } in TABLES {
+            let of = |only: &str| format!("SELECT name FROM pragma_table_info('{name}') {only}");
+            assert_eq!(list(&of("")), *columns, "{name}");
+            assert_eq!(list(&of("WHERE pk > 0 ORDER BY pk")), *key, "{name}");
+        }
     }
 }

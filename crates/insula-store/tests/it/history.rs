@@ -24,13 +24,14 @@ use crate::model::{
 use crate::world::World;
 
 const SEEDS: u64 = 24;
-const STEPS: u32 = 150;
+pub const STEPS: u32 = 150;
 
 /// splitmix64: small, and good enough to shuffle with.
-struct Dice(u64);
+#[derive(Clone)]
+pub struct Dice(pub u64);
 
 impl Dice {
-    fn roll(&mut self, sides: usize) -> usize {
+    pub fn roll(&mut self, sides: usize) -> usize {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -45,7 +46,7 @@ impl Dice {
 }
 
 /// One mutation, chosen from what the follower knows. `n` numbers everything that is made.
-fn step(world: &World, dice: &mut Dice, n: u32) -> Option<Box<dyn Step>> {
+pub fn step(world: &World, dice: &mut Dice, n: u32) -> Option<Box<dyn Step>> {
     let some_app = dice.one_of(world.apps.values()).cloned();
     let some_org = dice.one_of(world.orgs.values()).cloned();
     Some(match dice.roll(28) {
@@ -277,14 +278,14 @@ fn not_empty(outcome: Result<(), WriteError>) -> Result<(), WriteError> {
     }
 }
 
-trait Step: Fn(&mut Tx) -> Result<(), WriteError> + Send {}
+pub trait Step: Fn(&mut Tx) -> Result<(), WriteError> + Send {}
 impl<F: Fn(&mut Tx) -> Result<(), WriteError> + Send> Step for F {}
 
 fn boxed(step: impl Fn(&mut Tx) -> Result<(), WriteError> + Send + 'static) -> Box<dyn Step> {
     Box::new(step)
 }
 
-fn follow(store: &Store, world: &mut World, from: Generation) -> Generation {
+pub fn follow(store: &Store, world: &mut World, from: Generation) -> Generation {
     let mut reached = from;
     let mut changes = Vec::new();
     loop {
@@ -298,7 +299,7 @@ fn follow(store: &Store, world: &mut World, from: Generation) -> Generation {
     }
 }
 
-fn snapshot(store: &Store) -> (Generation, World) {
+pub fn snapshot(store: &Store) -> (Generation, World) {
     let (head, changes) = store.read_blocking(feed::snapshot).unwrap();
     let mut world = World::default();
     world.apply(changes);

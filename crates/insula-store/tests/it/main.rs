@@ -1,6 +1,7 @@
 //! The store from outside: what its users may rely on.
 
 mod backup;
+mod both;
 mod bulk;
 mod disk;
 mod feed;
@@ -18,6 +19,7 @@ mod pages;
 mod postgres;
 mod reserved;
 mod secrets;
+mod shared;
 mod sweep;
 mod tenancy;
 mod upgrade;

@@ -137,10 +137,7 @@ fn a_postgresql_that_hangs_for_a_while_is_waited_for() {
 #[test]
 fn who_waits_for_a_postgresql_that_is_away_is_told_in_time_and_served_when_it_is_back() {
     let Some(mut server) = Server::start() else { return };
-    let store = open(
-        server.config("a"),
-        Patience { away: Millis(300), answer: Millis::secs(60) },
-    );
+    let store = open(server.config("a"), Patience { away: Millis(300), answer: Millis::secs(60) });
     create(&store, 0).unwrap();
     server.kill();
     let begun = Instant::now();
@@ -275,9 +272,8 @@ fn a_commit_whose_answer_is_lost_is_looked_up_and_done_once() {
     let Some(server) = Server::start() else { return };
     let wire = Wire::to(socket(&server));
     let store = open(wire.config("a"), PATIENT);
-    for (n, fate) in [Fate::Served, Fate::Unanswered, Fate::Unsent, Fate::Unanswered]
-        .into_iter()
-        .enumerate()
+    for (n, fate) in
+        [Fate::Served, Fate::Unanswered, Fate::Unsent, Fate::Unanswered].into_iter().enumerate()
     {
         wire.set(fate);
         let n = n as u32;

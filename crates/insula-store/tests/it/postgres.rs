@@ -17,7 +17,8 @@ use tempfile::TempDir;
 /// Set in the second run: where the server is.
 const AT: &str = "INSULA_STORE_TEST_POSTGRES";
 /// About SQLite's file, or about the server's own life; this module begins the second run.
-const NOT_AGAIN: &[&str] = &["disk::", "open::", "upgrade::", "golden::", "postgres::", "outage::", "both::"];
+const NOT_AGAIN: &[&str] =
+    &["disk::", "open::", "upgrade::", "golden::", "postgres::", "outage::", "both::", "shared::"];
 
 /// In the second run, a schema of its own for each store.
 pub fn place() -> Option<StoreConfig> {
