@@ -148,6 +148,8 @@ pub struct Plan {
     pub(crate) standing: OrdMap<Who, Arc<[Wait]>>,
     /// When the oldest session of a node began, once somebody has asked.
     witness: Option<Option<Timestamp>>,
+    /// How often something was not replaced because its node may be back in a moment.
+    held: u64,
 }
 
 impl Plan {
@@ -160,6 +162,7 @@ impl Plan {
             rests: Vec::new(),
             standing: OrdMap::new(),
             witness: None,
+            held: 0,
         }
     }
 
@@ -168,15 +171,24 @@ impl Plan {
         *self.witness.get_or_insert_with(|| crate::nodes::oldest_session(world))
     }
 
+    /// Notes that something waits for a node rather than for room: what ends one ends the other.
+    pub(crate) fn hold(&mut self) {
+        self.held += 1;
+    }
+
+    fn short(&self) -> u64 {
+        self.room.short() + self.held
+    }
+
     /// What one of those that are looked at adds to the plan.
     pub(crate) fn part(&mut self, who: Who, step: impl FnOnce(&mut Self)) {
-        let (actions, waits, short) = (self.actions.len(), self.waits.len(), self.room.short());
+        let (actions, waits, short) = (self.actions.len(), self.waits.len(), self.short());
         let next = self.next.take();
         step(self);
         self.rests.push(Rest {
             who,
             acts: self.actions.len() > actions,
-            short: self.room.short() > short,
+            short: self.short() > short,
             next: self.next,
             waits: waits..self.waits.len(),
         });

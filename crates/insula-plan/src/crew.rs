@@ -15,12 +15,13 @@ use std::cmp::Reverse;
 use insula_model::app::App;
 use insula_model::instance::{Instance, Intent};
 use insula_model::spec::{ComponentSpec, RolloutSpec};
-use insula_model::{ComponentName, DeploymentId, Timestamp};
+use insula_model::{ComponentName, DeploymentId, NodeId, Timestamp};
 
 use crate::action::{Action, Plan};
 use crate::nodes;
 use crate::placement::{Ask, Kin, NoRoom};
 use crate::rollout::{START_SLACK, is_ready};
+use crate::steady::is_under_way;
 use crate::world::World;
 
 /// What is asked of a component.
@@ -69,8 +70,9 @@ pub(crate) struct Crew<'a> {
     pub(crate) old: Vec<&'a Instance>,
     /// On their way out.
     going: usize,
-    /// Of the goal, on nodes that are lost and may be back in a moment.
-    held: usize,
+    /// In the place of some of the goal: on lost nodes that may be back in a moment, or serving
+    /// until the next deployment begins.
+    pub(crate) held: usize,
 }
 
 impl<'a> Crew<'a> {
@@ -82,24 +84,46 @@ impl<'a> Crew<'a> {
         plan: &mut Plan,
     ) -> Self {
         let mut crew = Self::default();
+        let mut lost = Vec::new();
         for one in world.instances_of(asked.app.id).filter(|i| i.component == *asked.name) {
             let own = one.deployment == asked.goal;
             if nodes::is_lost(world, one.node) {
-                let mine = own && one.intent == Intent::Run;
-                if mine && nodes::may_be_back(world, one.node, now, plan) {
-                    crew.held += 1;
-                }
+                lost.extend((own && one.intent == Intent::Run).then_some(one.node));
                 continue;
             }
             match one.intent {
                 Intent::Run if own && nodes::is_draining(world, one.node) => crew.evicted.push(one),
                 Intent::Run if own => crew.keep.push(one),
                 Intent::Run if is_old(one) => crew.old.push(one),
-                Intent::Run => {}
-                Intent::Drain { .. } | Intent::Stop { .. } => crew.going += 1,
+                // Another deployment's own, or a stray that is told to end in this very plan.
+                Intent::Run if is_under_way(world, one) => {}
+                Intent::Run | Intent::Drain { .. } | Intent::Stop { .. } => crew.going += 1,
             }
         }
+        if crew.keep.len() < asked.want {
+            crew.hold(world, asked, &lost, now, plan);
+        }
         crew
+    }
+
+    /// Waits for those that may be back in a moment.
+    fn hold(
+        &mut self,
+        world: &World,
+        asked: &Asked<'_>,
+        lost: &[NodeId],
+        now: Timestamp,
+        plan: &mut Plan,
+    ) {
+        self.held = lost.iter().filter(|id| nodes::may_be_back(world, **id, now, plan)).count();
+        if self.held > 0 {
+            let (name, held) = (asked.name, self.held);
+            let said = "no node was heard for a while";
+            plan.wait(
+                asked.app.id,
+                format!("`{name}`: {said}, and {held} are on some that may be back in a moment"),
+            );
+        }
     }
 
     /// Those of the goal.

@@ -51,8 +51,12 @@ pub fn plan(world: &World, now: Timestamp) -> Plan {
 /// The same, of some apps and nodes: see `due`.
 pub fn plan_for(world: &World, scope: &Scope, now: Timestamp) -> Plan {
     let mut plan = Plan::new(placement::Room::of(world));
-    for node in scope.nodes.iter().filter_map(|id| world.nodes.get(id)) {
-        plan.part(Who::Node(node.id), |plan| nodes::step(world, node, plan));
+    for id in &scope.nodes {
+        plan.part(Who::Node(*id), |plan| {
+            if let Some(node) = world.nodes.get(id) {
+                nodes::step(world, node, plan);
+            }
+        });
     }
     for id in &scope.apps {
         plan.part(Who::App(*id), |plan| {

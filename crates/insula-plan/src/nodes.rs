@@ -50,9 +50,10 @@ fn patience(world: &World) -> Millis {
     Millis(world.rules.heartbeat.0 * u64::from(limits::HEARTBEATS_MISSED_MAX))
 }
 
-/// Whether a node was given up, or removed.
+/// Whether a node was given up and is not back yet, or was removed. One that is here again is being
+/// welcomed in this very plan.
 pub(crate) fn is_lost(world: &World, node: NodeId) -> bool {
-    world.nodes.get(&node).is_none_or(|n| n.lost.is_some())
+    world.nodes.get(&node).is_none_or(|n| n.lost.is_some() && !world.is_here(node))
 }
 
 pub(crate) fn is_draining(world: &World, node: NodeId) -> bool {
@@ -75,12 +76,13 @@ pub(crate) fn may_be_back(world: &World, id: NodeId, now: Timestamp, plan: &mut 
         return false;
     }
     plan.wake_at(until);
+    plan.hold();
     true
 }
 
-/// When the session began that has lasted longest.
+/// When the session began that has lasted longest, of those that are not lost.
 pub(crate) fn oldest_session(world: &World) -> Option<Timestamp> {
-    world.nodes.values().filter(|n| world.is_here(n.id)).map(|n| n.hello).min()
+    world.nodes.values().filter(|n| !is_lost(world, n.id)).map(|n| n.hello).min()
 }
 
 /// The gravest thing that can be said of a node.

@@ -54,8 +54,8 @@ fn component(world: &World, asked: &Asked<'_>, now: Timestamp, plan: &mut Plan) 
         let counts = i.component == *asked.name && i.intent == Intent::Run && stays(i);
         counts && i.deployment != asked.goal && !nodes::is_lost(world, i.node)
     });
-    let asked = &Asked { want: asked.want.saturating_sub(holding.count()), ..*asked };
-    let crew = Crew::of(world, asked, |i| left(i) && !stays(i), now, plan);
+    let mut crew = Crew::of(world, asked, |i| left(i) && !stays(i), now, plan);
+    crew.held += holding.count();
     let pace = crew.old.iter().find_map(|i| rolls(world, i)).unwrap_or(asked.spec.rollout);
     crew::step(world, asked, Pace::of(pace), &crew, now, plan)
 }
@@ -89,7 +89,8 @@ fn next_is_coming(world: &World, app: &App) -> bool {
     })
 }
 
-fn is_under_way(world: &World, instance: &Instance) -> bool {
+/// Whether its deployment has no verdict yet.
+pub(crate) fn is_under_way(world: &World, instance: &Instance) -> bool {
     world.deployments.get(&instance.deployment).is_some_and(|d| !d.state.is_final())
 }
 

@@ -167,20 +167,21 @@ fn a_server_cut_off_from_every_node_stops_and_starts_nothing() {
         "nodes a b c; app web x3; lose a b c; later 3600; back a; back b; back c; obey",
         expect![[r#"
             lose a b c:
+                give up node a
+                give up node b
                 give up node c
                 wait shop: `web` cannot be placed: every node is lost: a, b, c
             later 3600:
                 wait shop: `web` cannot be placed: every node is lost: a, b, c
             back a:
                 welcome node a
+                wait shop: `web`: no node was heard for a while, and 2 are on some that may be back in a moment
             back b:
                 welcome node b
+                wait shop: `web`: no node was heard for a while, and 1 are on some that may be back in a moment
             back c:
                 welcome node c
-                drain web.4: more of them than are asked for
-                stop web.4: drained
             obey:
-                forget web.4
         "#]],
     );
 }
@@ -191,15 +192,20 @@ fn what_is_not_back_a_while_after_the_others_is_replaced() {
         "nodes a b c; app web x3; lose a b c; back a; back b; later 13; later 1; obey",
         expect![[r#"
             lose a b c:
+                give up node a
+                give up node b
                 give up node c
                 wait shop: `web` cannot be placed: every node is lost: a, b, c
             back a:
                 welcome node a
+                wait shop: `web`: no node was heard for a while, and 2 are on some that may be back in a moment
             back b:
                 welcome node b
+                wait shop: `web`: no node was heard for a while, and 1 are on some that may be back in a moment
             later 13:
+                wait shop: `web`: no node was heard for a while, and 1 are on some that may be back in a moment
             later 1:
-                start web.5 on a
+                start web.4 on a
             obey:
         "#]],
     );

@@ -1,6 +1,7 @@
 //! Stories about decisions: what happens, then what was decided, then that nothing is left to do.
 
 mod adversity;
+mod chance;
 mod drains;
 mod follower;
 mod loss;

@@ -138,21 +138,20 @@ fn a_failure_midway_goes_back_and_the_new_ones_leave_as_the_old_ones_are_back() 
             crash web.7:
                 d2 failed: exited: `web` ended 2 times before it was ready: exit code 1
                 stop web.7: its deployment did not become live
-                start web.8 on b
             settle:
+            ready:
+            follow:
+            gone:
+                forget web.7
+                start web.8 on a
             ready:
                 drain web.6: replaced
                 wait web.6: draining: requests are under way
-            follow:
-                stop web.6: drained
-            gone:
-                forget web.6
-                forget web.7
-                start web.9 on a
-            ready:
-                drain web.5: replaced
-                wait web.5: draining: requests are under way
             obey:
+                stop web.6: drained
+                forget web.6
+                start web.9 on b
+                drain web.5: replaced
                 stop web.5: drained
                 forget web.5
         "#]],

@@ -32,6 +32,8 @@ pub struct Scene {
     pub dotted: bool,
     /// What the operator's history says.
     pub events: Vec<String>,
+    /// Looks at every action: the world before it, and after.
+    pub watch: Option<fn(&World, &Action, &World)>,
 }
 
 pub fn component(kind: ComponentKind, instances: u32) -> ComponentSpec {
@@ -63,6 +65,7 @@ impl Scene {
             follower: None,
             dotted: false,
             events: Vec::new(),
+            watch: None,
         };
         let (at, now) = (scene.parts(), scene.now);
         let org = OrgId::from_parts(at.0, at.1);
@@ -381,7 +384,11 @@ impl Scene {
                 let number = self.world.releases.len() as u32 + 1;
                 let cut = Cut { number, ..Cut::default() };
                 let effect = effect(&self.world, &action, self.now, fresh, &cut);
+                let before = self.watch.map(|_| self.world.clone());
                 effect.writes.iter().for_each(|w| write(&mut self.world, w));
+                if let (Some(watch), Some(before)) = (self.watch, before) {
+                    watch(&before, &action, &self.world);
+                }
                 let events = effect.told.iter().filter(|t| t.org.is_none());
                 self.events.extend(events.map(|t| format!("{}: {}", t.kind, t.message)));
                 for line in self.name_new_instances() {

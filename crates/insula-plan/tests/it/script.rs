@@ -7,11 +7,10 @@
 use std::fmt::Write as _;
 use std::sync::Arc;
 
-use insula_model::instance::Intent;
 use insula_model::node::Duty;
 use insula_model::observed::{Exit, ExitNote, InstancePhase, Observed};
 use insula_model::spec::{AppSpec, ComponentKind, ComponentSpec, Failover, RolloutSpec};
-use insula_model::{Bytes, InstanceId, Millis};
+use insula_model::{Bytes, InstanceId, Millis, NodeId};
 use insula_plan::Presence;
 
 use crate::scene::{Scene, component, spec};
@@ -91,9 +90,10 @@ impl Script {
                 s.app_mut().scale.insert(name, n);
             }
             "stop" => s.app_mut().running = false,
-            "lose" => words[1..].iter().for_each(|name| silence(s, name, 3)),
+            // All of them at once.
+            "lose" => silence(s, &words[1..], 3),
             // `silent b 60`: for so many seconds.
-            "silent" => silence(s, words[1], words[2].parse().unwrap()),
+            "silent" => silence(s, &words[1..2], words[2].parse().unwrap()),
             "back" => words[1..].iter().for_each(|name| welcome(s, name)),
             "remove" => {
                 let id = node(s);
@@ -159,16 +159,6 @@ impl Script {
         panic!("it never comes to rest:\n{said}{last}");
     }
 
-    /// Where the instances of a component are that should run: `web.1 on a, web.2 on b`.
-    pub fn running(&self) -> String {
-        let of = |i: &insula_model::instance::Instance| {
-            (i.intent == Intent::Run).then(|| self.scene.node_name(i.node))
-        };
-        let mut there: Vec<String> = self.scene.world.instances.values().filter_map(of).collect();
-        there.sort();
-        there.join(" ")
-    }
-
     pub fn routed(&self) -> Vec<InstanceId> {
         let table = insula_plan::routes::table(&self.scene.world);
         table.routes.iter().flat_map(|r| r.endpoints.iter().map(|e| e.instance)).collect()
@@ -183,13 +173,18 @@ fn waits_of(said: &str) -> String {
     said.lines().filter(|l| l.starts_with("wait ")).map(|l| format!("{l}\n")).collect()
 }
 
-fn silence(s: &mut Scene, name: &str, seconds: u64) {
-    let id = s.node_id(name);
-    if s.world.is_here(id) {
-        s.world.heard.insert(id, Presence::Silent { span: Millis::secs(1) });
+/// Silence grows a heartbeat at a time; between the first and the last nothing follows from it.
+fn silence(s: &mut Scene, names: &[&str], seconds: u64) {
+    let ids: Vec<NodeId> = names.iter().map(|name| s.node_id(name)).collect();
+    let mut say = |s: &mut Scene, seconds| {
+        let span = Millis::secs(seconds);
+        ids.iter().for_each(|id| drop(s.world.heard.insert(*id, Presence::Silent { span })));
+    };
+    if ids.iter().any(|id| s.world.is_here(*id)) {
+        say(s, 1);
         s.settle();
     }
-    s.world.heard.insert(id, Presence::Silent { span: Millis::secs(seconds) });
+    say(s, seconds);
     s.later(Millis::secs(seconds));
 }
 
