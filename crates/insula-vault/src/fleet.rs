@@ -88,8 +88,7 @@ impl Registrar {
         clock: Arc<dyn Clock>,
     ) -> Result<Self, FleetError> {
         let now = Timestamp::from_millis(clock.now_ms());
-        let authority =
-            store.write(move |tx| open_or_make(tx, &master, &*random, now)).await?;
+        let authority = store.write(move |tx| open_or_make(tx, &master, &*random, now)).await?;
         Ok(Self { store, authority: Arc::new(authority), clock })
     }
 
@@ -231,12 +230,7 @@ fn asks_again(
 }
 
 /// The row of a new member. A node's says nothing of its host yet: that comes with its first hello.
-fn welcome(
-    tx: &mut Tx,
-    newcomer: &Newcomer,
-    join: Join,
-    now: Timestamp,
-) -> Result<(), WriteError> {
+fn welcome(tx: &mut Tx, newcomer: &Newcomer, join: Join, now: Timestamp) -> Result<(), WriteError> {
     let version = newcomer.version.clone();
     match (newcomer.member, join.grants) {
         (Member::Node(id), JoinGrant::Node { name, site }) => {

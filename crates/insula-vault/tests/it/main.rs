@@ -1,5 +1,7 @@
 //! Secrets against a real store: what opens them, and what does not.
 
+mod fleet;
+
 use std::sync::Arc;
 
 use insula_kit::random::SystemRandom;
