@@ -50,14 +50,23 @@ impl Bootstrap {
     }
 }
 
-/// Lets the holder of `token` act as the operator. Others that were the operator's before are
-/// revoked: the file is the only credential. The first org is made once, when there is none.
+/// Whether other servers use the store too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Company {
+    /// The data folder's file is the operator's only credential: those before it are revoked.
+    Alone,
+    /// Each server's folder may have one.
+    Shared,
+}
+
+/// Lets the holder of `token` act as the operator. The first org is made once, when there is none.
 pub async fn bootstrap(
     store: &Store,
     clock: &dyn Clock,
     random: &dyn Random,
     token: &str,
     first: Bootstrap,
+    company: Company,
 ) -> Result<(), BootstrapError> {
     let hash = SecretHash(*Token::parse(token)?.hash().as_bytes());
     let name = "operator".parse()?;
@@ -71,7 +80,7 @@ pub async fn bootstrap(
         .collect();
     store
         .write(move |tx| {
-            operator(tx, &hash, &name, now, ids[0])?;
+            operator(tx, &hash, &name, now, ids[0], company)?;
             if orgs::count(tx)? == 0 {
                 first_org(tx, &first, now, &ids[1..])?;
             }
@@ -86,12 +95,13 @@ fn operator(
     name: &insula_model::TokenName,
     now: Timestamp,
     random: [u8; ID_RANDOM_BYTES],
+    company: Company,
 ) -> Result<(), BootstrapError> {
     let known = tokens::find(tx, hash, now)?;
     let keep = known.as_ref().map(|known| known.token.id);
     let page = insula_store::Page::first(insula_model::limits::PAGE_MAX);
     for other in tokens::list_operator(tx, &page)?.items {
-        if Some(other.token.id) != keep {
+        if company == Company::Alone && Some(other.token.id) != keep {
             tokens::revoke_operator(tx, other.token.id)?;
         }
     }

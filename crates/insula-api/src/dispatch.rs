@@ -114,6 +114,11 @@ async fn admitted(
         (_, _) => (None, Standing::None),
     };
     decide(route.rule, caller.as_ref(), standing)?;
+    if route.live
+        && let Some(answer) = api.state.fleet.asked_elsewhere(parts).await
+    {
+        return answer;
+    }
     let idempotency_key =
         if route.repeats() { write::idempotency_key(&parts.headers)? } else { None };
     let query = query(parts, &route)?;

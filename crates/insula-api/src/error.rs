@@ -142,6 +142,15 @@ impl From<StoreError> for ApiError {
             StoreError::Closed => {
                 Self::new(Code::Unavailable, "the server is ending").retry_after_s(2)
             }
+            StoreError::Unavailable(_) => {
+                Self::new(Code::Unavailable, "the database cannot be reached; nothing was done")
+                    .retry_after_s(2)
+            }
+            StoreError::Unknown(_) => {
+                Self::new(Code::Unavailable, "the connection to the database broke in the last moment: nobody knows whether this was done")
+                    .hint("look before you try again; with the same Idempotency-Key trying again is safe")
+                    .retry_after_s(2)
+            }
             StoreError::Locked(_) => Self::new(Code::Unavailable, "the database is busy")
                 .retry_after_s(2)
                 .log_only(error),
@@ -177,6 +186,10 @@ impl From<WriteError> for ApiError {
                 Self::new(Code::LastOwner, said).hint("make another member an owner first")
             }
             WriteError::LastOperator => Self::new(Code::Conflict, said),
+            WriteError::Revoked { .. } => Self::new(Code::Conflict, said)
+                .hint("what was removed from the fleet never comes back under its old identity"),
+            // Only the control plane's writes are bound to a lease.
+            WriteError::Superseded { .. } => Self::new(Code::Unavailable, said).retry_after_s(1),
             WriteError::InvitationSpent => {
                 Self::new(Code::InvitationGone, said).hint("ask for a new invitation")
             }

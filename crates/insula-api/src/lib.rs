@@ -11,6 +11,7 @@ mod context;
 mod dispatch;
 mod endpoint;
 mod error;
+mod fleet;
 mod limiter;
 pub mod limits;
 mod openapi;
@@ -25,9 +26,10 @@ mod state;
 mod table;
 mod write;
 
-pub use bootstrap::{Bootstrap, BootstrapError, bootstrap};
+pub use bootstrap::{Bootstrap, BootstrapError, Company, bootstrap};
+pub use fleet::{Deciding, Fleet, Leader, LeaderAway};
 pub use route::{BodyKind, Param, Route, Rule};
-pub use serve::serve;
+pub use serve::Server;
 pub use state::{ApiConfig, ApiState, View};
 pub use table::routes;
 

@@ -54,6 +54,8 @@ pub struct Route {
     /// Changes nothing, or nothing that a repetition would change again: an `Idempotency-Key`
     /// means nothing to it.
     pub harmless: bool,
+    /// Answered from what only the server that decides knows: others ask it.
+    pub live: bool,
     /// Whether `If-Match` is honoured.
     pub conditional: bool,
 }
@@ -151,6 +153,7 @@ impl Route {
             body: BodyKind::None,
             answers: Vec::new(),
             harmless: false,
+            live: false,
             conditional: false,
         }
     }
@@ -222,6 +225,12 @@ impl Route {
 
     pub fn harmless(mut self) -> Self {
         self.harmless = true;
+        self
+    }
+
+    /// Answered by the server that decides.
+    pub fn live(mut self) -> Self {
+        self.live = true;
         self
     }
 

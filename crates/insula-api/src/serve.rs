@@ -29,6 +29,7 @@ use tracing::Instrument;
 use crate::context::Names;
 use crate::dispatch::router;
 use crate::error::ApiError;
+use crate::fleet::PassedOn;
 use crate::limits;
 use crate::place::Places;
 use crate::state::{Api, ApiConfig, ApiState};
@@ -38,11 +39,36 @@ const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 /// After an `accept` that failed for lack of descriptors, say: not a busy loop.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// Serves until an end is asked for, then lets requests finish for a while.
-pub async fn serve(config: ApiConfig, state: ApiState, listener: TcpListener, shutdown: Shutdown) {
+/// The API, ready to answer; clones share one.
+#[derive(Debug, Clone)]
+pub struct Server {
+    api: Api,
+    router: Router,
+}
+
+impl Server {
+    pub fn new(config: ApiConfig, state: ApiState, shutdown: Shutdown) -> Self {
+        let api = Api::new(config, state, shutdown);
+        let router = router(&api);
+        Self { api, router }
+    }
+
+    /// Answers one request that did not come by the listener: another server asks.
+    pub async fn answer(&self, mut request: Request<Body>, peer: SocketAddr) -> Response {
+        request.extensions_mut().insert(PassedOn);
+        respond(self.api.clone(), self.router.clone(), request, peer).await
+    }
+
+    /// Serves until an end is asked for, then lets requests finish for a while.
+    pub async fn serve(self, listener: TcpListener) {
+        let Self { api, router } = self;
+        listen(api, router, listener).await;
+    }
+}
+
+async fn listen(api: Api, router: Router, listener: TcpListener) {
+    let shutdown = api.shutdown.clone();
     let guard = shutdown.guard("api");
-    let api = Api::new(config, state, shutdown.clone());
-    let router = router(&api);
     let places = Arc::new(Semaphore::new(limits::CONNECTIONS_MAX));
     let addresses = Places::new(limits::CONNECTIONS_PER_ADDRESS_MAX, limits::CONNECTIONS_MAX);
     loop {
@@ -89,7 +115,10 @@ async fn connection(api: Api, router: Router, stream: TcpStream, peer: SocketAdd
         let api = api.clone();
         service_fn(move |request: Request<Incoming>| {
             let (api, router) = (api.clone(), router.clone());
-            async move { Ok::<_, Infallible>(respond(api, router, request, peer).await) }
+            async move {
+                let request = request.map(Body::new);
+                Ok::<_, Infallible>(respond(api, router, request, peer).await)
+            }
         })
     };
     let connection = http1::Builder::new()
@@ -116,12 +145,11 @@ async fn connection(api: Api, router: Router, stream: TcpStream, peer: SocketAdd
 async fn respond(
     api: Api,
     router: Router,
-    request: Request<Incoming>,
+    mut request: Request<Body>,
     peer: SocketAddr,
 ) -> Response {
     let names = names(&api, request.headers(), peer);
     let span = request_span(names.trace.trace, &names.request);
-    let mut request = request.map(Body::new);
     request.extensions_mut().insert(names.clone());
     async {
         let routed = match router.oneshot(request).await {

@@ -18,6 +18,7 @@ use insula_wire::problem::Code;
 use tokio::sync::watch;
 
 use crate::error::ApiError;
+use crate::fleet::Fleet;
 use crate::limiter::{Limiter, Rate};
 use crate::limits;
 use crate::outcomes::Outcomes;
@@ -49,6 +50,7 @@ pub struct ApiState {
     pub store: Store,
     pub blobs: Blobs,
     pub hub: Hub,
+    pub fleet: Fleet,
     pub view: View,
     pub clock: Arc<dyn Clock>,
     pub random: Arc<dyn Random>,

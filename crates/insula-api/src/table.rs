@@ -30,6 +30,9 @@ pub fn routes() -> Vec<Route> {
         e::domains::routes,
         e::why::routes,
         e::nodes::routes,
+        e::joins::routes,
+        e::gateways::routes,
+        e::status::routes,
     ];
     groups.iter().flat_map(|group| group()).collect()
 }

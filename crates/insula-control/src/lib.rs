@@ -13,6 +13,7 @@ mod housekeeping;
 mod hub;
 mod identities;
 mod leader;
+mod registry;
 mod secrets;
 mod shell;
 mod status;
@@ -28,7 +29,7 @@ use insula_kit::seal::Keyring;
 use insula_kit::shutdown::Shutdown;
 use insula_link::{Hub, Inbound};
 use insula_model::{HostName, ID_RANDOM_BYTES, ServerId, Timestamp};
-use insula_plan::View;
+use insula_plan::{Rules, View};
 use insula_store::Store;
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::error;
@@ -37,6 +38,7 @@ pub use blobs::NodeBlobs;
 pub use core::report::{Reconciler, Report, Status};
 pub use fence::{Fence, LEASE};
 pub use leader::{LEASE_TTL, Leadership, Membership};
+pub use registry::Members;
 
 use shell::{End, Shell};
 use status::Board;
@@ -55,6 +57,8 @@ pub struct Cx {
     /// The master key, which opens the orgs' data keys.
     pub keys: Arc<Keyring>,
     pub suffix: HostName,
+    /// What the operator decided for the whole fleet.
+    pub rules: Rules,
 }
 
 /// Where others see what the control plane sees.

@@ -79,7 +79,7 @@ impl<'a> Shell<'a> {
     ) -> Result<Self, ControlError> {
         let clock = Steady(Instant::now());
         let snapshot = cx.store.read(feed::snapshot).await.map_err(ControlError::Load)?;
-        let settings = Settings::new(cx.suffix.clone());
+        let settings = Settings { rules: cx.rules, ..Settings::new(cx.suffix.clone()) };
         let core = Core::new(settings, Arc::clone(&cx.random), snapshot, now(cx, clock));
         let secrets = BTreeMap::new();
         Ok(Self { cx, fence, core, clock, board, boards, secrets, shown: None })

@@ -60,6 +60,18 @@ impl Data {
     pub fn database(&self) -> PathBuf {
         self.root.join("server/insula.db")
     }
+    /// Where state is kept, if not here.
+    pub fn kept(&self) -> PathBuf {
+        self.root.join("server/kept.json")
+    }
+    /// Which of several servers this is.
+    pub fn server_id(&self) -> PathBuf {
+        self.root.join("server/id.json")
+    }
+    /// The id of the node that runs here, for everybody to read.
+    pub fn node_id(&self) -> PathBuf {
+        self.root.join("node")
+    }
     pub fn blobs(&self) -> PathBuf {
         self.root.join("server/blobs")
     }

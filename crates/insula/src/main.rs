@@ -4,6 +4,7 @@ mod data;
 mod doctor;
 mod down;
 mod hidden;
+mod kept;
 mod role;
 mod supervise;
 mod up;
@@ -49,6 +50,8 @@ enum Command {
     /// Make another key for the secrets, while nothing runs
     #[command(subcommand)]
     MasterKey(role::master_key::Command),
+    /// Move the platform's state to PostgreSQL and S3, or back, while apps run
+    Migrate(role::migrate::Args),
     #[command(flatten)]
     User(insula_cli::Command),
 }
@@ -74,6 +77,7 @@ fn main() -> ExitCode {
         Command::Agent(args) => role::agent::run(args),
         Command::Gateway(args) => role::gateway::run(args),
         Command::Backup(command) => role::backup::run(command, parsed.global.json),
+        Command::Migrate(args) => role::migrate::run(args, parsed.global.json),
         Command::MasterKey(command) => role::master_key::run(command, parsed.global.json),
         Command::User(command) => return insula_cli::run(parsed.global, command),
     };

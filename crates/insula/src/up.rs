@@ -20,6 +20,8 @@ use crate::supervise::{self, Environment, Role};
 
 /// How long the roles may take to answer for the first time.
 const READY_TIME_MAX: Duration = Duration::from_secs(30);
+/// Of a relay, where nobody says otherwise.
+const RELAY_PORT: u16 = 7444;
 /// Between looks whether they answer.
 const READY_LOOK: Duration = Duration::from_millis(10);
 
@@ -37,6 +39,17 @@ pub struct Args {
     /// Apps answer at NAME-ID.SUFFIX
     #[arg(long, default_value = "localhost", value_name = "SUFFIX")]
     domain: HostName,
+    /// Let other machines join: where agents and gateways dial in, over mutual TLS
+    #[arg(long, value_name = "ADDR")]
+    fleet: Option<SocketAddr>,
+    /// What they are told to dial instead, if that is another address
+    #[arg(long, requires = "fleet", value_name = "ADDR")]
+    advertise: Option<SocketAddr>,
+    /// Where other machines reach what runs here [default: port 7444 of the fleet's address]
+    #[arg(long, requires = "fleet", value_name = "ADDR")]
+    relay: Option<SocketAddr>,
+    #[command(flatten)]
+    promises: crate::role::server::Promises,
     /// The network that instances get addresses from
     #[arg(long, default_value = "10.87.0.0/16", value_name = "CIDR")]
     pool: String,
@@ -70,6 +83,9 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     crate::role::wait_for_predecessors(&data)?;
     refuse_taken(args.api, "--api")?;
     refuse_taken(args.edge, "--edge")?;
+    if let Some(fleet) = args.fleet {
+        refuse_taken(fleet, "--fleet")?;
+    }
     let format = if args.log_json { LogFormat::Json } else { LogFormat::Auto };
     let filter = std::env::var(insula_kit::telemetry::FILTER_VARIABLE).ok();
     Telemetry { role: "up", format, filter: Some(filter.unwrap_or_else(|| "warn".into())) }
@@ -162,20 +178,26 @@ fn roles(args: &Args, data: &Data, root: bool) -> anyhow::Result<Vec<Role>> {
         all.extend(more.iter().cloned());
         Role { name, args: all, environment, log_filter, user }
     };
-    let server = role(
-        "server",
-        &[
-            "--api".into(),
-            args.api.to_string(),
-            "--edge".into(),
-            args.edge.to_string(),
-            "--domain".into(),
-            args.domain.to_string(),
-        ],
-        Environment::Whole,
-        None,
-    );
+    let mut deciding = [
+        ["--api".to_owned(), args.api.to_string()],
+        ["--edge".to_owned(), args.edge.to_string()],
+        ["--domain".to_owned(), args.domain.to_string()],
+    ]
+    .concat();
+    deciding.extend(args.promises.args());
+    for (flag, address) in [("--fleet", args.fleet), ("--advertise", args.advertise)] {
+        deciding.extend(address.into_iter().flat_map(|at| [flag.to_owned(), at.to_string()]));
+    }
+    let server = role("server", &deciding, Environment::Whole, None);
     let mut network = vec!["--pool".to_owned(), args.pool.clone()];
+    let beside = |fleet: SocketAddr| SocketAddr::new(fleet.ip(), RELAY_PORT);
+    if let Some(relay) = args.relay.or(args.fleet.map(beside)) {
+        network.extend(["--relay".to_owned(), relay.to_string()]);
+        if let Some(advertised) = args.advertise.filter(|_| relay.ip().is_unspecified()) {
+            let shown = SocketAddr::new(advertised.ip(), relay.port());
+            network.extend(["--advertise".to_owned(), shown.to_string()]);
+        }
+    }
     for open in &args.open {
         network.extend(["--open".to_owned(), open.clone()]);
     }

@@ -29,6 +29,7 @@ pub fn routes() -> Vec<Route> {
             .about("Takes a host from its app; it stays reserved for the org")
             .answers_nothing(),
         read("/v1/orgs/{org}/apps/{app}/routes", "list_routes", VIEWER, routed)
+            .live()
             .about("Which hosts and paths lead to which components, and who answers there now")
             .answers_page::<WireRoute>(),
     ]

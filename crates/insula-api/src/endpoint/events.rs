@@ -103,7 +103,7 @@ fn since(
 /// addresses of its own members only, not of an operator who did something in it.
 fn view(tx: &Tx, of: Of, event: event::Event) -> Result<Event, StoreError> {
     let name = match (&event.actor, of, event.org) {
-        (Actor::User(id), Of::Platform, _) => {
+        (Actor::User(id), Of::Platform | Of::Operator, _) => {
             users::get(tx, *id)?.map(|user| user.email.to_string())
         }
         (Actor::User(id), Of::Org(org) | Of::App(org, _), _) => {

@@ -25,6 +25,7 @@ const QUERY: &[Param] = &[
 pub fn routes() -> Vec<Route> {
     vec![
         read("/v1/orgs/{org}/apps/{app}/logs", "read_logs", DEVELOPER, of_app)
+            .live()
             .about("What an app's instances wrote")
             .query(QUERY)
             .query(&[
@@ -33,6 +34,7 @@ pub fn routes() -> Vec<Route> {
             ])
             .answers_page_or_stream::<LogLine>(),
         read("/v1/orgs/{org}/builds/{build}/log", "read_build_log", DEVELOPER, of_build)
+            .live()
             .about("What a build wrote")
             .query(QUERY)
             .answers_page_or_stream::<LogLine>(),

@@ -1,19 +1,23 @@
-//! Nodes and the state of the installation, for the operator; runtimes, for everybody.
+//! Nodes, for the operator; runtimes, for everybody.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use insula_model::observed::InstancePhase;
-use insula_model::{MilliCpu, NodeId, node};
+use insula_model::fleet::Member;
+use insula_model::limits::NODE_LABELS_MAX;
+use insula_model::node::{self, Duty, Site};
+use insula_model::{InstanceId, MilliCpu, NodeId};
 use insula_plan::World;
+use insula_plan::nodes as decided;
 use insula_store::nodes;
-use insula_wire::rest::node::{Capacity, Node, Runtime};
-use insula_wire::rest::status::Status;
+use insula_wire::rest::node::{Capacity, DrainPreview, Moving, Node, Runtime, SetSite};
+use insula_wire::rest::why::Why;
 
 use crate::context::{Cx, page_of, shown};
 use crate::endpoint::public::whole_list;
 use crate::error::ApiError;
-use crate::reply::Reply;
-use crate::route::{Route, Rule, read};
+use crate::reply::{Reply, Whole};
+use crate::route::{Route, Rule, delete, patch, post, read};
+use crate::write::Happened;
 
 pub fn routes() -> Vec<Route> {
     vec![
@@ -22,14 +26,37 @@ pub fn routes() -> Vec<Route> {
             .answers_page::<Runtime>(),
         read("/v1/nodes", "list_nodes", Rule::Operator, list)
             .about("The nodes")
+            .live()
             .paged()
             .answers_page::<Node>(),
         read("/v1/nodes/{node}", "show_node", Rule::Operator, show)
             .about("A node, and what is reserved on it")
+            .live()
             .answers::<Node>(200),
-        read("/v1/status", "status", Rule::Operator, status)
-            .about("How the installation is")
-            .answers::<Status>(200),
+        patch("/v1/nodes/{node}", "set_node_site", Rule::Operator, set_site)
+            .about("Says in which pool and zone a node is, and what its labels are")
+            .takes::<SetSite>()
+            .answers::<Node>(200),
+        delete("/v1/nodes/{node}", "remove_node", Rule::Operator, remove)
+            .about("Takes a node out of the fleet for ever; its instances are replaced elsewhere")
+            .answers_nothing(),
+        post("/v1/nodes/{node}/cordon", "cordon_node", Rule::Operator, cordon)
+            .about("Lets a node keep what it has, and gives it nothing new")
+            .answers::<Node>(200),
+        post("/v1/nodes/{node}/uncordon", "uncordon_node", Rule::Operator, uncordon)
+            .about("Lets a node serve again")
+            .answers::<Node>(200),
+        post("/v1/nodes/{node}/drain", "drain_node", Rule::Operator, drain)
+            .about("Moves everything off a node, new instances first")
+            .answers::<Node>(200),
+        read("/v1/nodes/{node}/drain", "preview_drain", Rule::Operator, preview)
+            .about("What a drain would move, and what it could not")
+            .live()
+            .answers::<DrainPreview>(200),
+        read("/v1/nodes/{node}/why", "why_node", Rule::Operator, why)
+            .about("Explains a node")
+            .live()
+            .answers::<Why>(200),
     ]
 }
 
@@ -41,10 +68,9 @@ async fn runtimes(cx: Cx) -> Result<Reply, ApiError> {
     whole_list(all.into_iter().collect())
 }
 
-fn view(cx: &Cx, world: &World, node: &node::Node) -> Node {
-    let connected = cx.api.state.hub.nodes_connected().contains(&node.id);
-    let placed = world.instances.values().filter(|instance| instance.node == node.id);
-    let reserved = placed.fold(Capacity::default(), |sum, instance| {
+/// A node of the store, with what the control plane knows of it.
+fn view(world: &World, node: &node::Node) -> Node {
+    let reserved = world.instances.of_node(node.id).fold(Capacity::default(), |sum, instance| {
         let MilliCpu(cpu) = instance.cpu;
         Capacity {
             cpu_millis: sum.cpu_millis.saturating_add(cpu),
@@ -52,43 +78,168 @@ fn view(cx: &Cx, world: &World, node: &node::Node) -> Node {
             instances: sum.instances + 1,
         }
     });
-    Node::new(node, connected, reserved)
+    let state = decided::state(world, node);
+    Node::new(node, state, world.is_here(node.id), reserved)
 }
 
 async fn list(cx: Cx) -> Result<Reply, ApiError> {
     let page = cx.page()?;
     let paged = cx.read(move |tx| Ok(nodes::list(tx, &page)?)).await?;
-    let world = cx.api.state.view.borrow().clone();
-    shown(&page_of(paged, |node| view(&cx, &world.0, &node)))
+    let seen = cx.api.state.view.borrow().clone();
+    shown(&page_of(paged, |node| view(&seen.0, &node)))
+}
+
+async fn found(cx: &Cx) -> Result<node::Node, ApiError> {
+    let id: NodeId = cx.param("node", "node")?;
+    let found = cx.read(move |tx| Ok(nodes::get(tx, id)?)).await?;
+    found.ok_or_else(|| ApiError::not_found("node"))
 }
 
 async fn show(cx: Cx) -> Result<Reply, ApiError> {
-    let id: NodeId = cx.param("node", "node")?;
-    let found = cx.read(move |tx| Ok(nodes::get(tx, id)?)).await?;
-    let node = found.ok_or_else(|| ApiError::not_found("node"))?;
-    let world = cx.api.state.view.borrow().clone();
-    shown(&view(&cx, &world.0, &node))
+    let node = found(&cx).await?;
+    let seen = cx.api.state.view.borrow().clone();
+    shown(&view(&seen.0, &node))
 }
 
-async fn status(cx: Cx) -> Result<Reply, ApiError> {
-    let view = cx.api.state.view.borrow().clone();
-    let world = &view.0;
-    let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-    let ready = world.instances.values().filter(|instance| {
-        instance.observed.present().is_some_and(|report| report.phase == InstancePhase::Ready)
-    });
-    let open = world.deployments.values().filter(|deployment| !deployment.state.is_final());
-    shown(&Status {
-        version: cx.api.config.version.clone(),
-        started: cx.api.started,
-        development: cx.api.config.development,
-        suffix: cx.api.config.suffix.to_string(),
-        orgs: count(world.orgs.len()),
-        apps: count(world.apps.len()),
-        nodes: count(world.nodes.len()),
-        nodes_connected: count(cx.api.state.hub.nodes_connected().len()),
-        instances: count(world.instances.len()),
-        instances_ready: count(ready.count()),
-        deployments_open: count(open.count()),
+async fn cordon(cx: Cx) -> Result<Reply, ApiError> {
+    let since = cx.now();
+    set_duty(cx, Duty::Cordon { since }, "node.cordoned", "gets nothing new").await
+}
+
+async fn uncordon(cx: Cx) -> Result<Reply, ApiError> {
+    set_duty(cx, Duty::Serve, "node.uncordoned", "serves again").await
+}
+
+async fn drain(cx: Cx) -> Result<Reply, ApiError> {
+    let since = cx.now();
+    set_duty(cx, Duty::Drain { since }, "node.draining", "is being drained").await
+}
+
+async fn set_duty(
+    cx: Cx,
+    duty: Duty,
+    kind: &'static str,
+    what: &'static str,
+) -> Result<Reply, ApiError> {
+    let id: NodeId = cx.param("node", "node")?;
+    let seen = cx.api.state.view.borrow().clone();
+    cx.write(move |tx, deed| {
+        let before = nodes::get(tx, id)?.ok_or_else(|| ApiError::not_found("node"))?;
+        // A duty that it has already keeps the moment in which it began.
+        if std::mem::discriminant(&before.duty) != std::mem::discriminant(&duty) {
+            nodes::set_duty(tx, id, duty)?;
+            let message = format!("{} {what}", before.name);
+            deed.tell(
+                tx,
+                Happened { kind, subject: id.to_string(), message, ..Happened::default() },
+            )?;
+        }
+        let after = nodes::get(tx, id)?.ok_or_else(|| ApiError::not_found("node"))?;
+        Whole::ok(&view(&seen.0, &after))
     })
+    .await
+}
+
+async fn set_site(cx: Cx) -> Result<Reply, ApiError> {
+    let asked: SetSite = cx.json()?;
+    let id: NodeId = cx.param("node", "node")?;
+    let pool = named("pool", asked.pool.as_deref())?;
+    let zone = named("zone", asked.zone.as_deref())?;
+    if asked.labels.as_ref().is_some_and(|labels| labels.len() > NODE_LABELS_MAX) {
+        let text = format!("a node has {NODE_LABELS_MAX} labels at most");
+        return Err(ApiError::field("labels", text));
+    }
+    let seen = cx.api.state.view.borrow().clone();
+    cx.write(move |tx, deed| {
+        let before = nodes::get(tx, id)?.ok_or_else(|| ApiError::not_found("node"))?;
+        let site = Site {
+            pool: pool.clone().unwrap_or_else(|| before.site.pool.clone()),
+            zone: zone.clone().unwrap_or_else(|| before.site.zone.clone()),
+            labels: asked.labels.clone().unwrap_or_else(|| before.site.labels.clone()),
+        };
+        if site != before.site {
+            nodes::set_site(tx, id, &site)?;
+            deed.tell(
+                tx,
+                Happened {
+                    kind: "node.site_set",
+                    subject: id.to_string(),
+                    message: format!("the site of {} was set", before.name),
+                    before: serde_json::to_value(&before.site).ok(),
+                    after: serde_json::to_value(&site).ok(),
+                    ..Happened::default()
+                },
+            )?;
+        }
+        Whole::ok(&view(&seen.0, &node::Node { site, ..before }))
+    })
+    .await
+}
+
+/// Nothing: it stays. An empty text: none.
+fn named<T>(field: &'static str, text: Option<&str>) -> Result<Option<Option<T>>, ApiError>
+where
+    T: std::str::FromStr<Err: std::fmt::Display>,
+{
+    match text {
+        None => Ok(None),
+        Some("") => Ok(Some(None)),
+        Some(text) => match text.parse() {
+            Ok(name) => Ok(Some(Some(name))),
+            Err(error) => Err(ApiError::field(field, T::Err::to_string(&error))),
+        },
+    }
+}
+
+async fn remove(cx: Cx) -> Result<Reply, ApiError> {
+    let id: NodeId = cx.param("node", "node")?;
+    let reply = cx
+        .write(move |tx, deed| {
+            let node = nodes::get(tx, id)?.ok_or_else(|| ApiError::not_found("node"))?;
+            nodes::remove_with_instances(tx, id, deed.now)?;
+            deed.tell(
+                tx,
+                Happened {
+                    kind: "node.removed",
+                    subject: id.to_string(),
+                    message: format!("{} was taken out of the fleet for ever", node.name),
+                    ..Happened::default()
+                },
+            )?;
+            Ok(Whole::nothing())
+        })
+        .await?;
+    // Other servers end its sessions when they read of it; ours need not wait for that.
+    cx.api.state.hub.expel(Member::Node(id));
+    Ok(reply)
+}
+
+async fn preview(cx: Cx) -> Result<Reply, ApiError> {
+    let node = found(&cx).await?;
+    let seen = cx.api.state.view.borrow().clone();
+    let world = &seen.0;
+    let decided = decided::drain_preview(world, node.id);
+    let why: BTreeMap<InstanceId, String> = decided.cannot.into_iter().collect();
+    let moving = |id: &InstanceId, why: Option<String>| {
+        let what = world.instances.get(id).map_or_else(String::new, |i| {
+            let org = world.orgs.get(&i.org).map_or("?", |org| org.name.as_str());
+            let app = world.apps.get(&i.app).map_or("?", |app| app.name.as_str());
+            format!("{org}/{app} {}", i.component)
+        });
+        Moving { instance: *id, what, why }
+    };
+    shown(&DrainPreview {
+        moves: decided.moves.iter().map(|id| moving(id, None)).collect(),
+        singles: decided.singles.iter().map(|id| moving(id, None)).collect(),
+        stays: why.iter().map(|(id, why)| moving(id, Some(why.clone()))).collect(),
+    })
+}
+
+async fn why(cx: Cx) -> Result<Reply, ApiError> {
+    let node = found(&cx).await?;
+    let seen = cx.api.state.view.borrow().clone();
+    let reasons = insula_plan::why::node(&seen.0, &seen.1, node.id);
+    let state = decided::state(&seen.0, &node);
+    let summary = format!("{} is {state}", node.name);
+    shown(&Why { subject: node.id.to_string(), summary, reasons, hint: None })
 }

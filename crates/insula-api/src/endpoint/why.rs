@@ -14,6 +14,7 @@ use crate::route::{Route, VIEWER, read, text};
 pub fn routes() -> Vec<Route> {
     vec![
         read("/v1/orgs/{org}/why", "why", VIEWER, explain)
+            .live()
             .about("Explains an app, a deployment, an instance or a run")
             .query(&[text("subject", "the id of what is to be explained")])
             .answers::<Why>(200),

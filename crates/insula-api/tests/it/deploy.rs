@@ -3,8 +3,8 @@
 use insula_blobs::{Entry, Manifest};
 use insula_kit::digest::sha256;
 use insula_model::deployment::{Deployment, DeploymentState};
-use insula_model::node::{Capacity, Node, NodeMode, RuntimeFound};
-use insula_model::spec::Runtime;
+use insula_model::node::{Architecture, Capacity, Duty, Node, NodeMode, Offer, RuntimeFound, Site};
+use insula_model::spec::{Isolation, Runtime};
 use insula_model::{Bytes, DeploymentId, Digest, MilliCpu, NodeId, Timestamp};
 use insula_store::{WriteError, deployments, nodes, orgs};
 use insula_wire::rest::source::{CHUNKS_MEDIA_TYPE, frame_header};
@@ -45,6 +45,17 @@ pub async fn deploy(
     stage.post(&stage.operator, &path, &json!({ "manifest": manifest })).await
 }
 
+/// What a host with nothing offers.
+pub fn offer() -> Offer {
+    Offer {
+        capacity: Capacity::default(),
+        mode: NodeMode::Full,
+        runtimes: Vec::new(),
+        architecture: Architecture::X86,
+        isolation: [Isolation::Standard].into(),
+    }
+}
+
 /// A node of this size that has these runtimes, as if its agent had said hello.
 pub async fn node(stage: &Stage, runtimes: &[Runtime], memory: Bytes) {
     let runtimes = runtimes.iter().map(|runtime| RuntimeFound {
@@ -56,9 +67,21 @@ pub async fn node(stage: &Stage, runtimes: &[Runtime], memory: Bytes) {
     let node = Node {
         id: NodeId::from_parts(now, [1; 10]),
         name: "one".parse().unwrap(),
-        capacity: Capacity { cpu: MilliCpu(2_000), memory, instances: 100 },
-        mode: NodeMode::Full,
-        runtimes: runtimes.collect(),
+        offer: Offer {
+            capacity: Capacity {
+                cpu: MilliCpu(2_000),
+                memory,
+                instances: 100,
+                ..Capacity::default()
+            },
+            runtimes: runtimes.collect(),
+            ..offer()
+        },
+        site: Site::default(),
+        duty: Duty::Serve,
+        lost: None,
+        ailments: Vec::new(),
+        relay: None,
         agent_version: "0.1.0".into(),
         joined: now,
         hello: now,

@@ -6,7 +6,6 @@ use futures_util::StreamExt;
 use hyper_util::rt::TokioIo;
 use insula_link::blobs::{Answer, BlobError, BlobKind, BlobStore, BlobStream};
 use insula_link::{Hub, serve};
-use insula_model::node::{Capacity, NodeMode};
 use insula_model::{Digest, NodeId, OrgId, Timestamp};
 use insula_wire::facts::NodeFacts;
 use insula_wire::node as wire;
@@ -63,8 +62,8 @@ impl Agent {
         });
         let channel =
             Endpoint::from_static("http://insula").connect_with_connector(connector).await.unwrap();
-        let facts =
-            NodeFacts { capacity: Capacity::default(), mode: NodeMode::Full, runtimes: Vec::new() };
+        let offer = crate::deploy::offer();
+        let facts = NodeFacts { offer, relay: None, clock: None, site: None };
         let hello = wire::Hello {
             node: NodeId::from_parts(Timestamp::from_millis(1), [1; 10]).to_string(),
             name: "one".into(),

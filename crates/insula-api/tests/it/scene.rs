@@ -261,6 +261,8 @@ impl Rows {
                         node,
                         cpu: MilliCpu(500),
                         memory: Bytes::mib(256),
+                        pids: 100,
+                        disk: Bytes::mib(128),
                         intent: Intent::Run,
                         created: at,
                         observed: Observed::Unknown,

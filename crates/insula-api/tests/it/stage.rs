@@ -7,7 +7,7 @@ use bytes::Bytes;
 use http::{HeaderMap, Method, Request};
 use http_body_util::{BodyExt, Full};
 use hyper_util::rt::TokioIo;
-use insula_api::{ApiConfig, ApiState, Bootstrap, bootstrap, serve};
+use insula_api::{ApiConfig, ApiState, Bootstrap, Company, Server, bootstrap};
 use insula_blobs::{BlobConfig, Blobs};
 use insula_kit::clock::TestClock;
 use insula_kit::metrics::Metrics;
@@ -140,7 +140,7 @@ impl Stage {
         let clock = TestClock::new(NOW_MS);
         let operator = TokenText::generate("inso", &*random).expose().to_owned();
         let first = Bootstrap::usual().unwrap();
-        bootstrap(&store, &clock, &*random, &operator, first).await.unwrap();
+        bootstrap(&store, &clock, &*random, &operator, first, Company::Alone).await.unwrap();
         let (view, seen) = watch::channel(insula_plan::blank("localhost".parse().unwrap()));
         let master = Arc::new(Keyring::new(Key::generate(&*random)));
         let mut config = ApiConfig {
@@ -156,6 +156,7 @@ impl Stage {
             store: store.clone(),
             blobs,
             hub: hub.clone(),
+            fleet: insula_api::Fleet::default(),
             view: seen,
             clock: Arc::new(clock.clone()),
             random,
@@ -165,7 +166,7 @@ impl Stage {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let shutdown = Shutdown::new();
-        tokio::spawn(serve(config, state, listener, shutdown.clone()));
+        tokio::spawn(Server::new(config, state, shutdown.clone()).serve(listener));
         Self {
             address,
             operator,

@@ -39,7 +39,7 @@ async fn ready(stage: &Stage, scene: &Scene) {
         .store
         .write(move |tx| {
             let org = orgs::by_name(tx, &org)?.unwrap().id;
-            let observed = Observed::Present { value: report.clone(), seen: at };
+            let observed = Observed::Present { value: Box::new(report.clone()), seen: at };
             instances::set_observed(tx, org, id, &observed)?;
             Ok::<_, WriteError>(())
         })

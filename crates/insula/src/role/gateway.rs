@@ -1,10 +1,12 @@
-//! The edge, as a process: an ordinary user's, with one folder and one socket to the server.
+//! The edge, as a process: an ordinary user's, with one folder and one way to the server.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use insula_gateway::GatewayConfig;
+use anyhow::bail;
+use insula_gateway::{GatewayConfig, Ground, Server};
+use insula_kit::pki::Invitation;
 
 use super::LogFormatArg;
 use crate::data::Data;
@@ -21,6 +23,12 @@ pub struct Args {
     /// Where visitors come in
     #[arg(long, default_value = "127.0.0.1:8080", value_name = "ADDR")]
     listen: SocketAddr,
+    /// Servers of the fleet, if the server is on another machine: HOST:PORT, joined by commas
+    #[arg(long, value_delimiter = ',', value_name = "HOST:PORT")]
+    server: Vec<String>,
+    /// What `insula nodes token --for gateway` printed; needed once
+    #[arg(long, env = "INSULA_JOIN_TOKEN", hide_env_values = true, requires = "server")]
+    token: Option<Invitation>,
     /// How to log
     #[arg(long, value_enum, default_value = "auto")]
     log_format: LogFormatArg,
@@ -29,11 +37,20 @@ pub struct Args {
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     super::begin("gateway", args.log_format)?;
     let data = Data::choose(args.data)?;
+    let server = if args.server.is_empty() {
+        Server::Unix(data.edge_socket())
+    } else {
+        if let Some(odd) = args.server.iter().find(|one| !insula_member::is_address(one)) {
+            bail!("--server {odd}: write HOST:PORT, as in 10.0.0.1:7443");
+        }
+        Server::Fleet { servers: args.server, token: args.token }
+    };
     let _lock = super::hold(&data, "gateway")?;
     insula_gateway::run(GatewayConfig {
         listen: vec![args.listen],
-        server: data.edge_socket(),
+        server,
         folder: data.gateway(),
+        ground: Ground::Beside(data.node_id()),
         threads: None,
     })?;
     Ok(ExitCode::SUCCESS)

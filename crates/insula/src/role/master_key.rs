@@ -7,9 +7,10 @@ use anyhow::{Context, bail};
 use insula_kit::files;
 use insula_kit::random::SystemRandom;
 use insula_kit::seal::{Key, Keyring};
-use insula_store::{Store, StoreConfig};
+use insula_store::Store;
 
 use crate::data::Data;
+use crate::kept::Kept;
 
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {
@@ -47,7 +48,7 @@ fn rotate(place: Place) -> anyhow::Result<usize> {
     // A rotation that was interrupted goes on with the key that it had made.
     let next = Key::load_or_create(&data.next_master_key(), &random)?;
     let ring = Keyring::new(next).with_older(ring);
-    let store = Store::open(StoreConfig::new(data.database())).context("open the store")?;
+    let store = Store::open(Kept::read(&data)?.store(&data)?).context("open the store")?;
     let keys = store
         .write_blocking(move |tx| {
             insula_vault::rewrap_all(tx, &ring, &random).map_err(anyhow::Error::from)

@@ -4,8 +4,10 @@ pub mod agent;
 pub mod backup;
 pub mod blobs;
 mod build_env;
+mod fleet;
 pub mod gateway;
 pub mod master_key;
+pub mod migrate;
 mod resolver;
 pub mod server;
 
@@ -57,6 +59,10 @@ const PREDECESSOR_LOOK: Duration = Duration::from_millis(20);
 
 /// One process of a role at a time in a data folder, whoever started it.
 pub fn hold(data: &Data, role: &'static str) -> anyhow::Result<Lock> {
+    if std::env::var_os(crate::SUPERVISOR).is_none() {
+        // Nobody has made the folder for it.
+        data.prepare()?;
+    }
     let path = data.role_lock(role);
     let began = Instant::now();
     loop {

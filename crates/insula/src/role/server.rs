@@ -7,10 +7,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use insula_api::{ApiConfig, ApiState, Bootstrap};
+use futures_util::FutureExt;
+use insula_api::{ApiConfig, ApiState, Bootstrap, Company};
 use insula_blobs::Blobs;
-use insula_control::{Cx, NodeBlobs};
-use insula_kit::clock::SystemClock;
+use insula_control::{Boards, Cx, Membership, NodeBlobs};
+use insula_kit::clock::{Clock, SystemClock};
 use insula_kit::files::{self, Access};
 use insula_kit::metrics::Metrics;
 use insula_kit::random::{Random, SystemRandom};
@@ -18,15 +19,18 @@ use insula_kit::seal::{Key, Keyring};
 use insula_kit::shutdown::{Cause, Shutdown};
 use insula_kit::token::Token;
 use insula_kit::uds::{self, SocketAccess};
-use insula_link::{Hub, serve};
-use insula_model::HostName;
-use insula_store::{Store, StoreConfig};
+use insula_link::Hub;
+use insula_model::{HostName, ID_RANDOM_BYTES, ServerId, Timestamp};
+use insula_plan::Rules;
+use insula_store::Store;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use super::LogFormatArg;
+use super::fleet;
 use super::gateway::GATEWAY_USER;
 use crate::data::Data;
+use crate::kept::Kept;
 
 /// A port that URLs leave out.
 const HTTP_PORT: u16 = 80;
@@ -34,6 +38,10 @@ const HTTP_PORT: u16 = 80;
 const OPERATOR_BYTES_MAX: u64 = 4_096;
 /// Within the supervisor's patience.
 const END_TIME_MAX: Duration = Duration::from_secs(5);
+/// What holds a database's URL, which may hold a password.
+pub const DATABASE: &str = "INSULA_DATABASE";
+/// What a member joins with.
+pub const JOIN_TOKEN: &str = "INSULA_JOIN_TOKEN";
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -49,11 +57,63 @@ pub struct Args {
     /// Apps answer at NAME-ID.SUFFIX
     #[arg(long, default_value = "localhost", value_name = "SUFFIX")]
     domain: HostName,
+    /// Where agents, gateways and other servers dial in, over mutual TLS
+    #[arg(long, value_name = "ADDR")]
+    fleet: Option<SocketAddr>,
+    /// What they are told to dial instead, if that is another address
+    #[arg(long, requires = "fleet", value_name = "ADDR")]
+    advertise: Option<SocketAddr>,
+    /// Keep state in this PostgreSQL, which servers can share: postgres://user@host/name
+    #[arg(long, env = DATABASE, hide_env_values = true, value_name = "URL")]
+    database: Option<String>,
     #[command(flatten)]
     blobs: super::blobs::BlobArgs,
+    #[command(flatten)]
+    promises: Promises,
     /// How to log
     #[arg(long, value_enum, default_value = "auto")]
     log_format: LogFormatArg,
+}
+
+/// How often what nodes have is promised.
+#[derive(Debug, Clone, Copy, clap::Args)]
+pub struct Promises {
+    /// How often a core is promised; most instances are idle most of the time
+    #[arg(long, default_value = "16", value_parser = times, value_name = "TIMES")]
+    cpu_overcommit: u32,
+    /// How often memory is promised; who is over his own dies, and so does a node that is over
+    #[arg(long, default_value = "1", value_parser = times, value_name = "TIMES")]
+    memory_overcommit: u32,
+}
+
+impl Promises {
+    fn rules(self) -> Rules {
+        Rules {
+            cpu_overcommit: self.cpu_overcommit,
+            memory_overcommit: self.memory_overcommit,
+            ..Rules::default()
+        }
+    }
+
+    /// As `up` passes them on.
+    pub fn args(self) -> [String; 4] {
+        let times = |hundredths: u32| format!("{}", f64::from(hundredths) / 100.0);
+        [
+            "--cpu-overcommit".into(),
+            times(self.cpu_overcommit),
+            "--memory-overcommit".into(),
+            times(self.memory_overcommit),
+        ]
+    }
+}
+
+/// In hundredths: `1.5` is 150.
+fn times(text: &str) -> Result<u32, String> {
+    const RANGE: std::ops::RangeInclusive<f64> = 0.1..=1_000.0;
+    match text.parse::<f64>() {
+        Ok(times) if RANGE.contains(&times) => Ok((times * 100.0).round() as u32),
+        Ok(_) | Err(_) => Err("write a number from 0.1 to 1000".into()),
+    }
 }
 
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
@@ -70,7 +130,14 @@ async fn run_server(args: Args, shutdown: Shutdown) -> anyhow::Result<()> {
     let _lock = super::hold(&data, "server")?;
     let clock = Arc::new(SystemClock);
     let random = Arc::new(SystemRandom::new());
-    let store = Store::open(StoreConfig::new(data.database())).context("open the store")?;
+    let kept = Kept::read(&data)?;
+    let kept = Kept {
+        database: args.database.or(kept.database),
+        blobs: args.blobs.asked()?.or(kept.blobs),
+    };
+    let config = kept.store(&data)?;
+    let store = tokio::task::spawn_blocking(move || Store::open(config)).await?;
+    let store = store.context("open the store")?;
     let mut keys = Keyring::new(master_key(&data, &store, random.as_ref()).await?);
     if data.next_master_key().exists() {
         // A rotation was interrupted: some keys are sealed with one, some with the other.
@@ -78,12 +145,14 @@ async fn run_server(args: Args, shutdown: Shutdown) -> anyhow::Result<()> {
             .with_older(Key::load(&data.next_master_key()).context("open the next master key")?);
     }
     let keys = Arc::new(keys);
-    let blobs = Blobs::open(args.blobs.config(&data)?).context("open the blob store")?;
+    let blobs = Blobs::open(super::blobs::config(&data, kept.blobs)).context("open the blobs")?;
     blobs.probe().await.context("ask the blob store")?;
     let (hub, inbound) = Hub::new();
-    let (view, seen) = watch::channel(insula_plan::blank(args.domain.clone()));
+    let boards = Boards::of(watch::Sender::new(insula_plan::blank(args.domain.clone())));
     let operator = operator(&data, args.api, random.as_ref())?;
-    insula_api::bootstrap(&store, clock.as_ref(), random.as_ref(), &operator, Bootstrap::usual()?)
+    let first = Bootstrap::usual()?;
+    let company = if kept.database.is_none() { Company::Alone } else { Company::Shared };
+    insula_api::bootstrap(&store, clock.as_ref(), random.as_ref(), &operator, first, company)
         .await
         .context("make the operator's credential and the first org")?;
     let root = rustix::process::geteuid().is_root();
@@ -92,6 +161,17 @@ async fn run_server(args: Args, shutdown: Shutdown) -> anyhow::Result<()> {
     let edges = uds::bind(&data.edge_socket(), edge_access).await?;
     let listener =
         TcpListener::bind(args.api).await.with_context(|| format!("listen on {}", args.api))?;
+    let membership = Membership {
+        id: server_id(&data, clock.as_ref(), random.as_ref())?,
+        fleet: args.advertise.or(args.fleet),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        alone: kept.database.is_none(),
+    };
+    if let Some(fleet) = membership.fleet
+        && fleet.ip().is_unspecified()
+    {
+        bail!("--fleet {fleet}: say with --advertise which address others shall dial");
+    }
     let config = ApiConfig {
         suffix: args.domain.clone(),
         edge_scheme: "http",
@@ -100,40 +180,67 @@ async fn run_server(args: Args, shutdown: Shutdown) -> anyhow::Result<()> {
         spool: data.root().join("server/spool"),
         version: env!("CARGO_PKG_VERSION").to_owned(),
     };
+    let fleet_said = insula_api::Fleet::default();
     let state = ApiState {
         store: store.clone(),
         blobs: blobs.clone(),
         hub: hub.clone(),
-        view: seen,
+        fleet: fleet_said.clone(),
+        view: boards.view.subscribe(),
         clock: clock.clone(),
         random: random.clone(),
         master: keys.clone(),
         metrics: Metrics::new(),
     };
+    let api = insula_api::Server::new(config, state, shutdown.clone());
+    let lent = Arc::new(NodeBlobs(blobs.clone()));
+    let house = fleet::House {
+        store: store.clone(),
+        keys: keys.clone(),
+        clock: clock.clone(),
+        random: random.clone(),
+        hub: hub.clone(),
+        blobs: lent.clone(),
+        api: api.clone(),
+        said: fleet_said,
+        id: membership.id,
+        listen: args.fleet,
+        advertise: membership.fleet,
+    };
     let cx = Cx {
         store,
         hub: hub.clone(),
-        blobs: blobs.clone(),
+        blobs,
         clock,
         random,
         keys,
         suffix: args.domain,
+        rules: args.promises.rules(),
     };
-    let asked = |shutdown: Shutdown| async move { _ = shutdown.requested().await };
-    let lent = Arc::new(NodeBlobs(blobs));
-    let control = tokio::spawn(insula_control::run(cx, inbound, view, shutdown.clone()));
-    let nodes = tokio::spawn(serve::nodes(hub.clone(), lent, nodes, asked(shutdown.clone())));
-    let edges = tokio::spawn(serve::edges(hub, edges, asked(shutdown.clone())));
-    let api = tokio::spawn(insula_api::serve(config, state, listener, shutdown.clone()));
+    // Shared, because every door waits for it.
+    let asked = {
+        let shutdown = shutdown.clone();
+        async move { _ = shutdown.requested().await }.boxed().shared()
+    };
+    let (leadership, status) = (boards.leadership.subscribe(), boards.status.subscribe());
+    let open = house.open().await?;
+    let serving = insula_control::serve(cx, membership, inbound, boards, shutdown.clone());
+    let control = tokio::spawn(serving);
+    let fleet = tokio::spawn(open.run(leadership, status, nodes, edges, asked));
+    let api = tokio::spawn(api.serve(listener));
     // Whichever part ends first, by request or by failure, ends the whole; the supervisor starts it
     // again.
+    let mut control = control;
     let outcome = tokio::select! {
-        ended = control => ended?.map_err(anyhow::Error::from),
-        ended = nodes => ended?.map_err(anyhow::Error::from),
-        ended = edges => ended?.map_err(anyhow::Error::from),
+        ended = &mut control => ended?.map_err(anyhow::Error::from),
+        ended = fleet => ended?,
         ended = api => ended.map_err(anyhow::Error::from),
     };
     shutdown.begin(Cause::Own);
+    if !control.is_finished() {
+        // It gives its lease back, so that another need not wait for its end.
+        let _ = tokio::time::timeout(END_TIME_MAX, control).await;
+    }
     if let Err(late) = shutdown.completed_within(END_TIME_MAX).await {
         tracing::warn!(%late, "ending anyway");
     }
@@ -152,15 +259,38 @@ pub fn refuse_off_loopback(api: SocketAddr) -> anyhow::Result<()> {
     Ok(())
 }
 
+#[derive(serde::Serialize, serde::Deserialize)]
+struct ServerIdentity {
+    server: ServerId,
+}
+
+/// Made once, and the same ever after: which of several servers this is.
+fn server_id(data: &Data, clock: &dyn Clock, random: &dyn Random) -> anyhow::Result<ServerId> {
+    let path = data.server_id();
+    match files::read_json::<ServerIdentity>(&path) {
+        Ok(known) => Ok(known.server),
+        Err(error) if error.is_missing() => {
+            let mut bytes = [0; ID_RANDOM_BYTES];
+            random.fill(&mut bytes);
+            let server = ServerId::from_parts(Timestamp::from_millis(clock.now_ms()), bytes);
+            files::write_json(&path, &ServerIdentity { server }, Access::Private)?;
+            Ok(server)
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
 /// The key of this data folder; a new one only where nothing is sealed with another.
 async fn master_key(data: &Data, store: &Store, random: &dyn Random) -> anyhow::Result<Key> {
     let path = data.master_key();
     if !path.exists() {
         let sealed = store.read(insula_store::data_keys::list_any_org).await?;
-        if !sealed.is_empty() {
+        let authority = store.read(insula_store::authority::get).await?;
+        if !sealed.is_empty() || authority.is_some() {
             bail!(
-                "{} is missing, and secrets are sealed with it: put it back. If it is lost for \
-                 good, `insula master-key new` makes another; secrets have to be set again then",
+                "{} is missing, and secrets are sealed with it: put it back (servers that share a \
+                 database share this file). If it is lost for good, `insula master-key new` makes \
+                 another; secrets have to be set again then",
                 path.display()
             );
         }
