@@ -3,6 +3,7 @@
 //! A node counts as lost when it has been silent for a few heartbeats. Nothing here moves its
 //! instances (see `crew` and `single`), and nothing anywhere stops them because of its silence.
 
+use insula_model::build::{Build, BuildState};
 use insula_model::instance::Intent;
 use insula_model::node::{Duty, Node, NodeState};
 use insula_model::{Millis, NodeId, Timestamp, limits};
@@ -92,11 +93,22 @@ pub fn state(world: &World, node: &Node) -> NodeState {
     }
     let silent = !world.is_here(node.id);
     match node.duty {
-        Duty::Drain { .. } if world.instances.count_on(node.id) == 0 => NodeState::Drained,
+        Duty::Drain { .. } if holds_nothing(world, node.id) => NodeState::Drained,
         Duty::Drain { .. } => NodeState::Draining,
         Duty::Cordon { .. } => NodeState::Cordoned,
         Duty::Serve if silent => NodeState::Suspect,
         Duty::Serve if !node.ailments.is_empty() => NodeState::Degraded,
         Duty::Serve => NodeState::Ready,
     }
+}
+
+fn holds_nothing(world: &World, id: NodeId) -> bool {
+    let builds = |build: &Build| match &build.state {
+        BuildState::Running { node, .. } => *node == id,
+        BuildState::Queued
+        | BuildState::Done { .. }
+        | BuildState::Failed { .. }
+        | BuildState::Cancelled => false,
+    };
+    world.instances.count_on(id) == 0 && !world.builds_under_way().any(builds)
 }

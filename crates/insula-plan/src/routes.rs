@@ -63,7 +63,7 @@ pub fn assemble<'a>(world: &World, parts: impl Iterator<Item = &'a Vec<Route>>) 
 
 /// The hosts that an app answers at.
 pub fn hosts(world: &World, app: &App) -> Vec<HostName> {
-    let domains = world.domains.values().filter(|d| d.app == app.id).map(|d| d.host.clone());
+    let domains = world.domains_of(app.id).map(|d| d.host.clone());
     app.default_host(&world.suffix).into_iter().chain(domains).collect()
 }
 

@@ -44,7 +44,7 @@ fn fleet(world: &World, node: NodeId) -> FleetTarget {
     let here: BTreeSet<EnvironmentId> =
         world.instances.of_node(node).map(|i| i.environment).collect();
     let mut neighbours: BTreeMap<NodeId, Neighbour> = BTreeMap::new();
-    let apps = world.apps.values().filter(|app| here.contains(&app.environment));
+    let apps = here.iter().flat_map(|environment| world.apps_of(*environment));
     for remote in apps.flat_map(|app| world.instances_of(app.id)).filter(|i| i.node != node) {
         let Some(relay) = world.nodes.get(&remote.node).and_then(|n| n.relay) else { continue };
         let neighbour = neighbours.entry(remote.node).or_insert_with(|| Neighbour {
