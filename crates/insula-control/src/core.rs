@@ -69,11 +69,14 @@ pub struct Settings {
     pub rules: Rules,
     /// For nodes to return before their silence counts.
     pub grace: Millis,
+    /// Counts microseconds, for the operator to see how long a pass took. Nothing is decided by it;
+    /// a simulation has none.
+    pub stopwatch: Option<fn() -> u64>,
 }
 
 impl Settings {
     pub fn new(suffix: HostName) -> Self {
-        Self { suffix, rules: Rules::default(), grace: presence::RETURN_GRACE }
+        Self { suffix, rules: Rules::default(), grace: presence::RETURN_GRACE, stopwatch: None }
     }
 }
 
@@ -176,6 +179,7 @@ pub struct Core {
     concern: Concern,
     /// Nodes whose ailments have to be compared with what is stored.
     ailing: BTreeSet<NodeId>,
+    contested: BTreeMap<NodeId, String>,
     /// What was published last, and what it is made of.
     table: Option<RouteTable>,
     parts: BTreeMap<AppId, Vec<Route>>,
@@ -236,6 +240,7 @@ impl Core {
             reports: BTreeMap::new(),
             concern: Concern::default(),
             ailing: BTreeSet::new(),
+            contested: BTreeMap::new(),
             table: None,
             parts: BTreeMap::new(),
             due: Due::default(),
@@ -323,15 +328,15 @@ impl Core {
     /// Lets time pass, with what the sessions say of when each node was heard last, on the steady
     /// clock. To be called every `TICK`.
     pub fn heard(&mut self, now: Now, readings: impl IntoIterator<Item = (NodeId, Millis)>) {
+        let mut pass = self.pass();
         self.ledger.tick(now.steady, readings);
         let mut changed = 0;
         for node in self.ledger.nodes().collect::<Vec<_>>() {
             changed += usize::from(self.look_at_presence(node));
         }
-        let mut pass = Pass::default();
         pass.did("presence changed", changed);
         for node in self.world.nodes.values().filter(|node| !self.world.is_here(node.id)) {
-            pass.wait(format!("{} is not connected or has not said what it holds", node.name));
+            pass.wait(|| format!("{} is not connected or has not said what it holds", node.name));
         }
         self.note(Reconciler::Nodes, pass, now);
     }
@@ -345,6 +350,15 @@ impl Core {
                 self.world_mut().measured.insert(node, coarse);
             }
         }
+    }
+
+    /// Nodes as which more than one machine speaks, all of them, and where these call from.
+    pub fn contested(&mut self, contested: BTreeMap<NodeId, String>) {
+        if self.contested == contested {
+            return;
+        }
+        self.ailing.extend(self.contested.keys().chain(contested.keys()));
+        self.contested = contested;
     }
 
     /// Whether the World is as new as the last answer to a write.
@@ -675,8 +689,20 @@ impl Core {
         Arc::make_mut(&mut self.world)
     }
 
-    fn note(&mut self, reconciler: Reconciler, pass: Pass, now: Now) {
+    fn note(&mut self, reconciler: Reconciler, mut pass: Pass, now: Now) {
+        if let Some(began) = pass.began_micros {
+            pass.took_micros = self.stopwatch().saturating_sub(began);
+        }
         self.status.entry(reconciler).or_default().note(pass, now.wall);
+    }
+
+    /// A pass that begins now.
+    fn pass(&self) -> Pass {
+        Pass { began_micros: Some(self.stopwatch()), ..Pass::default() }
+    }
+
+    fn stopwatch(&self) -> u64 {
+        self.settings.stopwatch.map_or(0, |count| count())
     }
 
     pub fn world(&self) -> &Arc<World> {

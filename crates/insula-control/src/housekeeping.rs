@@ -51,7 +51,7 @@ pub(crate) async fn run(cx: &Cx, fence: Fence, board: &Board) {
             warn!(error = &error as &dyn std::error::Error, "housekeeping stopped half-way");
             pass.error = Some(error.to_string());
         }
-        pass.took = Millis(u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX));
+        pass.took_micros = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
         board.note(Reconciler::Housekeeping, pass, now);
     }
 }

@@ -1,5 +1,6 @@
 //! What the hub knows of its sessions, in the words of the core.
 
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 use insula_link::Hub;
@@ -7,16 +8,30 @@ use insula_model::NodeId;
 use insula_model::fleet::Member;
 use insula_plan::Measured;
 
-/// When each node with a session was heard last.
-pub(crate) fn heard(hub: &Hub) -> Vec<(NodeId, Instant)> {
-    let now = Instant::now();
-    hub.nodes_connected().into_iter().map(|node| (node, now)).collect()
+/// When each node was heard last.
+pub(crate) fn heard(hub: &Hub) -> impl Iterator<Item = (NodeId, Instant)> {
+    hub.heard().into_iter().map(|(node, heard)| (node, heard.at))
 }
 
-pub(crate) fn measured(_hub: &Hub) -> Vec<(NodeId, Measured)> {
-    Vec::new()
+pub(crate) fn measured(hub: &Hub) -> impl Iterator<Item = (NodeId, Measured)> {
+    let usage = hub.node_usage().into_iter();
+    usage.map(|(node, used)| (node, Measured { cpu: used.cpu, memory: used.memory }))
 }
 
-pub(crate) fn expel(_hub: &Hub, _member: Member) {}
+/// Nodes as which more than one machine speaks, and where these call from.
+pub(crate) fn contested(hub: &Hub) -> BTreeMap<NodeId, String> {
+    let contests = hub.contested().into_iter();
+    let from = |(node, contest): (NodeId, insula_link::Contest)| {
+        (node, contest.from.into_iter().collect::<Vec<_>>().join(", "))
+    };
+    contests.map(from).collect()
+}
 
-pub(crate) fn set_servers(_hub: &Hub, _addresses: Vec<String>) {}
+/// For one that was removed: it is let in no more.
+pub(crate) fn expel(hub: &Hub, member: Member) {
+    hub.expel(member);
+    match member {
+        Member::Node(node) => hub.forget_node(node),
+        Member::Gateway(_) | Member::Server(_) => {}
+    }
+}

@@ -28,7 +28,7 @@ pub(crate) async fn run(cx: &Cx, fence: Fence, board: &Board) {
             warn!(error = &error as &dyn std::error::Error, "identities were not looked after");
             Pass { error: Some(error.to_string()), ..Pass::default() }
         });
-        pass.took = Millis(u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX));
+        pass.took_micros = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
         board.note(Reconciler::Identities, pass, now);
         tokio::time::sleep(ROUND).await;
     }

@@ -266,7 +266,7 @@ impl Elector {
         let fresh = listed?.into_iter().filter(|server| server.seen >= since);
         let addresses: Vec<String> =
             fresh.filter_map(|server| server.fleet).map(|fleet| fleet.to_string()).collect();
-        crate::hub::set_servers(&self.cx.hub, addresses);
+        self.cx.hub.set_servers(addresses);
         Ok(())
     }
 

@@ -129,8 +129,9 @@ pub async fn serve(
     let (end, ended) = oneshot::channel::<()>();
     let over = async move { _ = ended.await };
     let electing = tokio::spawn(elector.run(heard_of_loss, shutdown.clone(), over));
+    let mut led = false;
     while let Some(fence) =
-        shell::follow(&cx, &boards, &board, &mut inbound, &mut standing, &shutdown).await
+        shell::follow(&cx, &boards, &board, &mut inbound, &mut standing, &shutdown, &mut led).await
     {
         let shell = match Shell::load(&cx, fence, &board, &boards).await {
             Ok(shell) => shell,

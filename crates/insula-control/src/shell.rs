@@ -1,7 +1,7 @@
 //! Moves data between the hub, the store and the core, and decides nothing.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use insula_kit::shutdown::Shutdown;
@@ -65,6 +65,13 @@ impl Steady {
     }
 }
 
+/// Microseconds since the first look, for how long a pass took.
+fn stopwatch() -> u64 {
+    static FIRST: OnceLock<Instant> = OnceLock::new();
+    let since = FIRST.get_or_init(Instant::now).elapsed();
+    u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
+}
+
 fn now(cx: &Cx, clock: Steady) -> Now {
     Now { wall: Timestamp::from_millis(cx.clock.now_ms()), steady: clock.at(Instant::now()) }
 }
@@ -79,7 +86,11 @@ impl<'a> Shell<'a> {
     ) -> Result<Self, ControlError> {
         let clock = Steady(Instant::now());
         let snapshot = cx.store.read(feed::snapshot).await.map_err(ControlError::Load)?;
-        let settings = Settings { rules: cx.rules, ..Settings::new(cx.suffix.clone()) };
+        let settings = Settings {
+            rules: cx.rules,
+            stopwatch: Some(stopwatch),
+            ..Settings::new(cx.suffix.clone())
+        };
         let core = Core::new(settings, Arc::clone(&cx.random), snapshot, now(cx, clock));
         let secrets = BTreeMap::new();
         Ok(Self { cx, fence, core, clock, board, boards, secrets, shown: None })
@@ -150,8 +161,9 @@ impl<'a> Shell<'a> {
         let now = self.now();
         let clock = self.clock;
         let heard = hub::heard(&self.cx.hub);
-        self.core.heard(now, heard.into_iter().map(|(node, at)| (node, clock.at(at))));
+        self.core.heard(now, heard.map(|(node, at)| (node, clock.at(at))));
         self.core.used(hub::measured(&self.cx.hub));
+        self.core.contested(hub::contested(&self.cx.hub));
     }
 
     /// Turns until nothing is left to write.
@@ -298,15 +310,20 @@ pub(crate) async fn follow(
     inbound: &mut mpsc::Receiver<Inbound>,
     standing: &mut watch::Receiver<Standing>,
     shutdown: &Shutdown,
+    led: &mut bool,
 ) -> Option<Fence> {
     let mut followed = false;
     loop {
         let known = standing.borrow_and_update().clone();
         match known {
             Standing::Leads(term) => {
-                // Of sessions that ended before our time. Whoever came before it was clear who
-                // leads is heard.
-                while followed && inbound.try_recv().is_ok() {}
+                // A core begins without sessions. Whoever came before it was clear who leads is
+                // heard; whoever told a core that is no more dials again.
+                if followed || *led {
+                    cx.hub.end_sessions("another term of leadership has begun: dial again");
+                    while inbound.try_recv().is_ok() {}
+                }
+                *led = true;
                 return Some(term.fence);
             }
             Standing::Follows { leader } => {

@@ -295,7 +295,7 @@ fn carry_out(tx: &mut Tx, world: &World, write: &Write) -> Result<(), WriteError
             Some(found) => builds::update(tx, &found.state, row),
         },
         Write::Release(row) => releases::create(tx, row),
-        Write::Instances(rows) => rows.iter().try_for_each(|row| instances::create(tx, row)),
+        Write::Instances(rows) => instances::create_many(tx, rows),
         Write::Node { row, was } => match nodes::mark(tx, row.id, *was, row.lost)? {
             true => Ok(()),
             false => Err(WriteError::Moved {

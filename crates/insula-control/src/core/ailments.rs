@@ -28,8 +28,9 @@ fn sentence(said: &str) -> String {
     said.chars().filter(|c| !c.is_control()).take(MESSAGE_LEN_MAX).collect()
 }
 
-/// What it says, and its clock if that is what it does not know.
-pub(super) fn all(said: &[Ailment], skew_ms: i64) -> Vec<Ailment> {
+/// What it says, and what it does not know of itself: that its clock is wrong, or that others speak
+/// in its name, who call from `contested`.
+pub(super) fn all(said: &[Ailment], skew_ms: i64, contested: Option<&String>) -> Vec<Ailment> {
     let mut all = said.to_vec();
     let knows = said.iter().any(|ailment| ailment.kind == AilmentKind::Clock);
     if skew_ms.unsigned_abs() > CLOCK_SKEW_MAX_MS && !knows {
@@ -37,8 +38,12 @@ pub(super) fn all(said: &[Ailment], skew_ms: i64) -> Vec<Ailment> {
         let seconds = skew_ms.unsigned_abs() / 1_000;
         let message = format!("its clock is {seconds} s {way} the server's");
         all.push(Ailment { kind: AilmentKind::Clock, message });
-        all.sort_by(|a, b| (a.kind, &a.message).cmp(&(b.kind, &b.message)));
     }
+    if let Some(from) = contested {
+        let message = format!("more than one machine speaks in its name, from {from}");
+        all.push(Ailment { kind: AilmentKind::Host, message: sentence(&message) });
+    }
+    all.sort_by(|a, b| (a.kind, &a.message).cmp(&(b.kind, &b.message)));
     all
 }
 
@@ -61,17 +66,25 @@ mod tests {
 
     #[test]
     fn a_clock_five_seconds_away_is_let_be_and_an_hour_is_not() {
-        assert_eq!(all(&[], 5_000), []);
-        let ahead = all(&[], 3_600_000);
+        assert_eq!(all(&[], 5_000, None), []);
+        let ahead = all(&[], 3_600_000, None);
         assert_eq!(
             ahead,
             [ailment(AilmentKind::Clock, "its clock is 3600 s ahead of the server's")]
         );
-        let behind = all(&[], -5_001);
+        let behind = all(&[], -5_001, None);
         assert_eq!(behind, [ailment(AilmentKind::Clock, "its clock is 5 s behind the server's")]);
         let known = [ailment(AilmentKind::Clock, "not in step with NTP")];
-        assert_eq!(all(&known, 9_000), known);
-        assert_eq!(all(&[], i64::MIN).len(), 1);
+        assert_eq!(all(&known, 9_000, None), known);
+        assert_eq!(all(&[], i64::MIN, None).len(), 1);
+    }
+
+    #[test]
+    fn two_machines_with_one_name_are_told_of_with_where_they_are() {
+        let from = "10.0.0.1, 10.0.0.2".to_owned();
+        let said = all(&[], 0, Some(&from));
+        let message = "more than one machine speaks in its name, from 10.0.0.1, 10.0.0.2";
+        assert_eq!(said, [ailment(AilmentKind::Host, message)]);
     }
 
     #[test]

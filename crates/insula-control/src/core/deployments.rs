@@ -9,7 +9,7 @@ use insula_plan::effect::Fresh;
 use tracing::warn;
 
 use super::mutation::{Step, What};
-use super::report::{Pass, Reconciler};
+use super::report::Reconciler;
 use super::{Cargo, Core, Now, STORE_PAUSE, TURNS_IN_A_ROW_MAX, Turn};
 
 /// Rows that one mutation may write: large enough that its overhead does not count, small enough
@@ -35,11 +35,13 @@ impl Core {
             turn.again = Some(STORE_PAUSE);
             return;
         }
+        let mut pass = self.pass();
         let mut plan = insula_plan::plan_for(&self.world, &scope, now.wall);
         self.due.planned(&mut plan);
-        let mut pass = Pass::default();
         plan.actions.iter().for_each(|action| pass.did(verb(action), 1));
-        plan.waits.iter().for_each(|wait| pass.wait(format!("{}: {}", wait.subject, wait.reason)));
+        for wait in &plan.waits {
+            pass.wait(|| format!("{}: {}", wait.subject, wait.reason));
+        }
         if plan.actions.is_empty() {
             self.acted_in_a_row = 0;
             turn.again = match self.due.is_empty() {

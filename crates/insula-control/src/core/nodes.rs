@@ -7,7 +7,7 @@ use insula_model::{Bytes, MilliCpu};
 use insula_plan::Measured;
 
 use super::mutation::What;
-use super::report::{Pass, Reconciler};
+use super::report::Reconciler;
 use super::{Cargo, Core, Now, Turn, ailments};
 
 /// Measured use is told in so many steps of what a node has. Finer ones would change the World, and
@@ -16,12 +16,12 @@ const MEASURED_STEPS: u64 = 16;
 
 impl Core {
     pub(super) fn pass_nodes(&mut self, now: Now, turn: &mut Turn) {
-        let mut pass = Pass::default();
+        let mut pass = self.pass();
         for node in std::mem::take(&mut self.ailing) {
             let Some(session) = self.sessions.get(&node) else { continue };
             let Some(said) = &session.ailments else { continue };
             let Some(row) = self.world.nodes.get(&node) else { continue };
-            let ailments = ailments::all(said, session.skew_ms);
+            let ailments = ailments::all(said, session.skew_ms, self.contested.get(&node));
             if row.ailments == ailments {
                 continue;
             }

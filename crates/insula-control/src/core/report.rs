@@ -62,7 +62,9 @@ pub struct Pass {
     pub waiting: usize,
     /// What kept it from doing all of it.
     pub error: Option<String>,
-    pub took: Millis,
+    pub took_micros: u64,
+    /// What the stopwatch said at its beginning.
+    pub began_micros: Option<u64>,
 }
 
 impl Pass {
@@ -72,10 +74,10 @@ impl Pass {
         }
     }
 
-    pub fn wait(&mut self, what: String) {
+    pub fn wait(&mut self, what: impl FnOnce() -> String) {
         self.waiting += 1;
         if self.waits.len() < WAITS_TOLD_MAX {
-            self.waits.push(what);
+            self.waits.push(what());
         }
     }
 }
@@ -85,7 +87,7 @@ impl Pass {
 pub struct Report {
     /// Of the last pass; nothing before the first.
     pub at: Option<Timestamp>,
-    pub took: Millis,
+    pub took_micros: u64,
     pub passes: u64,
     /// Of the last pass that did anything.
     pub did: BTreeMap<&'static str, usize>,
@@ -100,7 +102,7 @@ pub struct Report {
 impl Report {
     pub fn note(&mut self, pass: Pass, at: Timestamp) {
         self.at = Some(at);
-        self.took = pass.took;
+        self.took_micros = pass.took_micros;
         self.passes += 1;
         if !pass.did.is_empty() {
             self.did = pass.did;
@@ -159,7 +161,7 @@ mod tests {
     #[test]
     fn a_thousand_things_that_wait_are_a_number_and_a_few_examples() {
         let mut pass = Pass::default();
-        (0..1_000).for_each(|n| pass.wait(format!("{n}")));
+        (0..1_000).for_each(|n| pass.wait(|| format!("{n}")));
         assert_eq!((pass.waiting, pass.waits.len()), (1_000, WAITS_TOLD_MAX));
     }
 }

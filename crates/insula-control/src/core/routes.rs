@@ -6,11 +6,12 @@ use std::sync::Arc;
 use insula_model::AppId;
 use insula_model::deployment::DeploymentState;
 
-use super::report::{Pass, Reconciler};
+use super::report::Reconciler;
 use super::{Core, Now, Publication, Turn};
 
 impl Core {
     pub(super) fn pass_routes(&mut self, now: Now, turn: &mut Turn) {
+        let mut pass = self.pass();
         let changed = std::mem::take(&mut self.concern.routes);
         let every = std::mem::take(&mut self.concern.every_route);
         let relays = std::mem::take(&mut self.concern.relays);
@@ -23,7 +24,6 @@ impl Core {
             .table
             .as_ref()
             .is_some_and(|last| last.routes == table.routes && last.relays == table.relays);
-        let mut pass = Pass::default();
         if !same {
             pass.did("table published", 1);
             self.edge.published(&table);

@@ -9,7 +9,7 @@ use insula_model::{Generation, InstanceId, NodeId, schema};
 use tracing::error;
 
 use super::ingest::Asked;
-use super::report::{Pass, Reconciler};
+use super::report::Reconciler;
 use super::{Core, Now, Send, Turn};
 
 /// What a node was sent last in its session: not all of it, only what is compared.
@@ -39,7 +39,7 @@ impl Core {
             true => self.sessions.keys().copied().collect(),
             false => marked.iter().copied().filter(|n| self.sessions.contains_key(n)).collect(),
         };
-        let mut pass = Pass::default();
+        let mut pass = self.pass();
         let mut missed = 0;
         let mut later = BTreeSet::new();
         for node in nodes {
@@ -65,7 +65,7 @@ impl Core {
         pass.did("target sent", turn.targets.len());
         self.note(Reconciler::Targets, pass, now);
         if safety {
-            let mut pass = Pass::default();
+            let mut pass = self.pass();
             pass.did("target found stale", missed);
             self.note(Reconciler::Safety, pass, now);
         }

@@ -15,7 +15,7 @@ use insula_model::event::Event;
 use insula_model::instance::Instance;
 use insula_model::node::{Ailment, AilmentKind};
 use insula_model::*;
-use insula_plan::View;
+use insula_plan::{Rules, View};
 use insula_store::{
     Page, Store, StoreConfig, WriteError, apps, deployments, environments, events, instances, orgs,
     projects,
@@ -62,7 +62,7 @@ impl Ground {
             keys: Arc::new(Keyring::new(Key::generate(random.as_ref()))),
             random,
             suffix: "localhost".parse().unwrap(),
-            rules: insula_plan::Rules::default(),
+            rules: Rules::default(),
         }
     }
 
