@@ -14,4 +14,5 @@ pub mod http;
 pub mod load;
 pub mod machine;
 pub mod process;
+pub mod scheduler;
 pub mod story;

@@ -16,7 +16,8 @@ fn main() -> Result<()> {
         "idle" => idle(),
         "moves" => moves(),
         "kills" => kills(),
-        other => bail!("unknown story `{other}`; known: first-200, idle, moves, kills"),
+        "scheduler" => insula_e2e::scheduler::run(),
+        other => bail!("unknown story `{other}`; known: first-200, idle, moves, kills, scheduler"),
     }
 }
 
