@@ -267,6 +267,47 @@ mod tests {
         );
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn an_hour_without_a_server_stops_what_asked_for_it_and_nothing_else() {
+        use crate::contact::Contact;
+        use crate::contact::tests::{LEASE, TokioTicks};
+        use std::time::Duration;
+        let nowhere = std::path::Path::new("/nonexistent");
+        let contact = Contact::open(nowhere, LEASE, TokioTicks::new());
+        contact.answered(contact.now());
+        let granted = contact.epoch();
+        let target = NodeTarget {
+            node: NodeId::from_parts(Timestamp::from_millis(1), [1; 10]),
+            generation: Generation(1),
+            instances: b"abcs".map(of).to_vec(),
+            builds: vec![build(b'1')],
+            fleet: Default::default(),
+        };
+        let mut held: BTreeMap<InstanceId, Assignment> =
+            target.instances.iter().map(|it| (it.id, Assignment::of(it.clone()))).collect();
+        let builds = BTreeMap::from([(build(b'1').id, 1)]);
+        let mut done = Vec::new();
+        for second in 0..3_600 {
+            let holds = contact.epoch().is_some() && contact.epoch() == granted;
+            let lease = if holds { Lease::Holds } else { Lease::Over };
+            for step in decide(&target, &held, &builds, lease) {
+                done.push((second, step.clone()));
+                if let NodeStep::Fence(id) = step {
+                    // Stopped, gone, and not begun again.
+                    held.remove(&id);
+                }
+            }
+            tokio::time::advance(Duration::from_secs(1)).await;
+        }
+        assert_eq!(done, [(10, NodeStep::Fence(instance(b's')))]);
+        // Contact alone brings nothing back: a Target that was sent after it does.
+        contact.answered(contact.now());
+        assert_ne!(contact.epoch(), granted);
+        assert!(decide(&target, &held, &builds, Lease::Over).is_empty());
+        let again = decide(&target, &held, &builds, Lease::Holds);
+        assert_eq!(again, [NodeStep::Begin(instance(b's'))]);
+    }
+
     #[test]
     fn another_attempt_begins_once_the_one_before_is_gone() {
         let target = NodeTarget {

@@ -89,6 +89,10 @@ enum SessionError {
     NoGreeting,
     #[error("the server missed {LOST_MAX} heartbeats")]
     Silent,
+    /// What it says of instances that depend on contact came when there was none. It says it again
+    /// to whoever asks again.
+    #[error("the server's answers took longer than a lease")]
+    Late,
     #[error("write a document for the server")]
     Document(#[from] serde_json::Error),
 }
@@ -97,7 +101,7 @@ impl SessionError {
     fn refusal(&self) -> Option<Refusal> {
         match self {
             Self::Open(status) | Self::Broken(status) => Refusal::of(status),
-            Self::Ended | Self::NoGreeting | Self::Silent | Self::Document(_) => None,
+            Self::Ended | Self::NoGreeting | Self::Silent | Self::Late | Self::Document(_) => None,
         }
     }
 }
@@ -162,7 +166,7 @@ impl Session {
             SessionError::Open(_) | SessionError::Broken(_) => self.server.uplink.redial(),
             SessionError::Ended if greeted => {}
             SessionError::Ended => self.server.uplink.leave(),
-            SessionError::Document(_) => {}
+            SessionError::Late | SessionError::Document(_) => {}
         }
     }
 
@@ -218,6 +222,9 @@ impl Session {
                                 unreported = Some(received);
                             } else {
                                 self.targets.put(received);
+                            }
+                            if epoch.is_none() {
+                                return Err(SessionError::Late);
                             }
                         }
                         Some(Down::LogRequest(request)) => logs.begin(request),

@@ -1,22 +1,29 @@
 //! A server: sends Targets, keeps reports, and has the blobs that it was given.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use futures_util::{Stream, StreamExt};
+use insula_kit::clock::{Clock, SystemClock};
 use insula_kit::digest::sha256;
 use insula_kit::uds::{SocketAccess, bind};
 use insula_model::Digest;
 use insula_model::observed::NodeReport;
 use insula_wire::node::agent_message::Message as Up;
+use insula_wire::node::join_server::JoinServer;
 use insula_wire::node::node_server::{Node, NodeServer};
 use insula_wire::node::server_message::Message as Down;
 use insula_wire::node::{self as wire};
+use tokio::net::TcpListener;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio_stream::wrappers::{ReceiverStream, UnixListenerStream};
 use tonic::{Request, Response, Status, Streaming};
+
+use super::fleet::{Caller, Fleet};
 
 /// By kind and digest.
 type Blobs = HashMap<(String, String), Vec<u8>>;
@@ -29,6 +36,14 @@ pub struct State {
     pub logs: broadcast::Sender<wire::LogChunk>,
     pub requests: broadcast::Sender<Down>,
     pub hellos: watch::Sender<Vec<wire::Hello>>,
+    pub usage: watch::Sender<Option<wire::UsageReport>>,
+    /// What is answered to whoever begins a session, if anything but a welcome.
+    pub refusal: watch::Sender<Option<Status>>,
+    pub refused: watch::Sender<u32>,
+    /// Heartbeats are heard and not answered.
+    pub mute: watch::Sender<bool>,
+    /// How far its clock is ahead.
+    pub clock_ahead_ms: watch::Sender<i64>,
     blobs: Arc<Mutex<Blobs>>,
 }
 
@@ -40,6 +55,11 @@ impl State {
             logs: broadcast::Sender::new(1_024),
             requests: broadcast::Sender::new(16),
             hellos: watch::Sender::new(vec![]),
+            usage: watch::Sender::new(None),
+            refusal: watch::Sender::new(None),
+            refused: watch::Sender::new(0),
+            mute: watch::Sender::new(false),
+            clock_ahead_ms: watch::Sender::new(0),
             blobs: Arc::default(),
         }
     }
@@ -59,6 +79,8 @@ impl State {
 #[derive(Debug)]
 pub struct Server {
     runtime: Option<tokio::runtime::Runtime>,
+    /// Of one that is of a fleet.
+    pub address: Option<SocketAddr>,
 }
 
 impl Drop for Server {
@@ -88,7 +110,50 @@ impl Server {
                 .unwrap();
         });
         is_bound.await.unwrap();
-        Self { runtime: Some(runtime) }
+        Self { runtime: Some(runtime), address: None }
+    }
+
+    /// One of a fleet: the same, over mutual TLS.
+    pub async fn start_in(fleet: &Fleet, state: State, port: u16) -> Self {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .unwrap();
+        let node = NodeServer::new(Service(state)).max_decoding_message_size(64 << 20);
+        let join = JoinServer::new(fleet.clone());
+        let acceptor = fleet.acceptor();
+        let (bound, is_bound) = oneshot::channel();
+        runtime.spawn(async move {
+            let listener = loop {
+                match TcpListener::bind(("127.0.0.1", port)).await {
+                    Ok(listener) => break listener,
+                    // The one before it is still going.
+                    Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {
+                        tokio::time::sleep(Duration::from_millis(2)).await;
+                    }
+                    Err(error) => panic!("{error}"),
+                }
+            };
+            bound.send(listener.local_addr().unwrap()).unwrap();
+            let (accepted, incoming) = mpsc::channel(8);
+            tokio::spawn(async move {
+                while let Ok((stream, from)) = listener.accept().await {
+                    if let Ok((stream, peer)) = acceptor.accept(stream, from.ip()).await {
+                        let caller = Caller { stream, peer };
+                        let _ = accepted.send(Ok::<_, std::io::Error>(caller)).await;
+                    }
+                }
+            });
+            tonic::transport::Server::builder()
+                .add_service(node)
+                .add_service(join)
+                .serve_with_incoming(ReceiverStream::new(incoming))
+                .await
+                .unwrap();
+        });
+        let address = is_bound.await.unwrap();
+        Self { runtime: Some(runtime), address: Some(address) }
     }
 }
 
@@ -106,6 +171,10 @@ impl Node for Service {
         request: Request<Streaming<wire::AgentMessage>>,
     ) -> Result<Response<Self::SessionStream>, Status> {
         let state = self.0.clone();
+        if let Some(refusal) = state.refusal.borrow().clone() {
+            state.refused.send_modify(|refused| *refused += 1);
+            return Err(refusal);
+        }
         let mut inbound = request.into_inner();
         let (out, answers) = mpsc::channel(16);
         tokio::spawn(async move {
@@ -124,12 +193,17 @@ impl Node for Service {
                             state.hellos.send_modify(|all| all.push(hello));
                             say(Down::Welcome(wire::Welcome {
                                 server_version: "test".into(),
-                                heartbeat_ms: 1_000,
+                                heartbeat_ms: 200,
                                 ack_every: 1,
                             })).await
                         }
                         Some(Up::Heartbeat(beat)) => {
-                            say(Down::HeartbeatAck(wire::HeartbeatAck { sequence: beat.sequence, clock_ms: 0 })).await
+                            if *state.mute.borrow() {
+                                continue;
+                            }
+                            let clock_ms = SystemClock.now_ms() + *state.clock_ahead_ms.borrow();
+                            let ack = wire::HeartbeatAck { sequence: beat.sequence, clock_ms };
+                            say(Down::HeartbeatAck(ack)).await
                         }
                         Some(Up::Report(report)) => {
                             let report = serde_json::from_str(&report.document).unwrap();
@@ -140,7 +214,10 @@ impl Node for Service {
                             let _ = state.logs.send(chunk);
                             Ok(())
                         }
-                        Some(Up::Usage(_)) => Ok(()),
+                        Some(Up::Usage(usage)) => {
+                            state.usage.send_replace(Some(usage));
+                            Ok(())
+                        }
                         None => return,
                     },
                     Ok(()) = targets.changed() => {

@@ -25,6 +25,7 @@ use insula_wire::node as wire;
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::fake::{Server, State};
+use super::fleet::Fleet;
 
 /// Far more than anything here takes on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(40);
@@ -73,6 +74,11 @@ fn start_keeper(data: &Path, user: Option<u32>) -> Child {
     keeper.args(["keeper", "--data"]).arg(data).stdin(Stdio::null()).spawn().unwrap()
 }
 
+/// Our roles as a program.
+pub fn role() -> Process {
+    role_of(None)
+}
+
 /// A program of ours, as this user.
 fn role_of(user: Option<u32>) -> Process {
     let Some(user) = user else { return Process::new(program()) };
@@ -85,12 +91,14 @@ fn role_of(user: Option<u32>) -> Process {
 pub struct World {
     folder: tempfile::TempDir,
     pub tag: String,
+    /// Where the agent looks for a server.
+    pub at: String,
     pub state: State,
     pub server: Option<Server>,
     keeper: Child,
     user: Option<u32>,
     agent: Option<Child>,
-    environment: BTreeMap<String, String>,
+    pub environment: BTreeMap<String, String>,
     node: NodeId,
     generation: u64,
     pub instances: Vec<InstanceTarget>,
@@ -113,12 +121,36 @@ impl World {
         Self::with(BTreeMap::new(), Some(NOBODY)).await
     }
 
+    /// A node of a fleet, with a token to join it.
+    pub async fn of_fleet(fleet: &Fleet) -> Self {
+        let state = State::new();
+        let server = Server::start_in(fleet, state.clone(), 0).await;
+        fleet.name_server(server.address.unwrap());
+        let environment = BTreeMap::from([("TOKEN".into(), fleet.token(1))]);
+        Self::against(environment, None, state, Some(server)).await
+    }
+
     async fn with(environment: BTreeMap<String, String>, user: Option<u32>) -> Self {
+        Self::against(environment, user, State::new(), None).await
+    }
+
+    async fn against(
+        environment: BTreeMap<String, String>,
+        user: Option<u32>,
+        state: State,
+        server: Option<Server>,
+    ) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let tag = format!("t{:05x}", std::process::id() & 0xf_ffff);
         std::fs::create_dir_all(folder.path().join("run")).unwrap();
-        let state = State::new();
-        let server = Server::start(state.clone(), &folder.path().join("run/server.sock")).await;
+        let at = match server.as_ref().and_then(|server| server.address) {
+            Some(address) => format!("fleet:{address}"),
+            None => folder.path().join("run/server.sock").display().to_string(),
+        };
+        let server = match server {
+            Some(server) => server,
+            None => Server::start(state.clone(), &folder.path().join("run/server.sock")).await,
+        };
         if let Some(user) = user {
             for path in ["", "run", "run/server.sock"] {
                 let path = folder.path().join(path);
@@ -129,6 +161,7 @@ impl World {
         let mut world = Self {
             folder,
             tag,
+            at,
             state,
             server: Some(server),
             keeper,
@@ -153,7 +186,7 @@ impl World {
 
     pub fn start_agent(&mut self) {
         let mut agent = role_of(self.user);
-        agent.arg("agent").arg(self.data()).arg(self.data().join("run/server.sock"));
+        agent.arg("agent").arg(self.data()).arg(&self.at);
         agent.arg(if self.user.is_some() { "-" } else { &self.tag });
         agent.envs(&self.environment);
         self.agent = Some(agent.stdin(Stdio::null()).spawn().unwrap());

@@ -1,0 +1,93 @@
+//! What may run only in contact with a server, and what never cares.
+
+use std::time::Duration;
+
+use insula_model::spec::Failover;
+
+use super::instance::{RUN, app};
+use super::world::{World, alone, eventually, get};
+
+/// Shorter than the platform's, so that a test need not wait for that.
+const LEASE_MS: u64 = 1_500;
+
+/// The first instance does not care, the second one stops without contact.
+async fn world() -> World {
+    let lease = ("FAILOVER_LEASE_MS".to_owned(), LEASE_MS.to_string());
+    let mut world = World::with_environment([lease].into()).await;
+    let source = app(&world);
+    world.instances.push(world.instance(1, source, RUN));
+    let mut leased = world.instance(2, source, RUN);
+    leased.failover = Failover::Lease;
+    world.instances.push(leased);
+    world.send();
+    world.until_ready(0).await;
+    world.until_ready(1).await;
+    world
+}
+
+fn sandboxes_of(world: &World, number: usize) -> usize {
+    let id = world.instances[number].id.to_string();
+    world.sandboxes().iter().filter(|name| name.starts_with(&id)).count()
+}
+
+#[test]
+fn without_contact_only_the_leased_stop_and_a_server_brings_them_back() {
+    let name = "agent::lease::without_contact_only_the_leased_stop_and_a_server_brings_them_back";
+    alone(name, async || {
+        let mut world = world().await;
+        let steady = world.until_ready(0).await;
+        // While the server answers, the lease goes on.
+        tokio::time::sleep(Duration::from_millis(LEASE_MS * 2)).await;
+        assert_eq!(world.until_phase(1, "ready").await.restarts, 0);
+
+        world.server = None;
+        eventually("the end of the leased one", || sandboxes_of(&world, 1) == 0).await;
+        get(steady, "/").await.unwrap();
+        assert_eq!(sandboxes_of(&world, 0), 1);
+
+        // An agent that begins without contact does not start it either.
+        world.kill_agent();
+        world.start_agent();
+        world.endpoint_on_disk().await;
+        get(steady, "/").await.unwrap();
+        assert_eq!(sandboxes_of(&world, 1), 0);
+
+        world.state.report.send_replace(None);
+        world.start_server().await;
+        // The same Target again: it was sent after contact, so the instance is still ours.
+        world.until_ready(1).await;
+        let unharmed = world.until_phase(0, "ready").await;
+        assert_eq!((unharmed.restarts, unharmed.last_exit), (0, None));
+    });
+}
+
+#[test]
+fn an_agent_that_is_replaced_in_contact_leaves_the_leased_alone() {
+    let name = "agent::lease::an_agent_that_is_replaced_in_contact_leaves_the_leased_alone";
+    alone(name, async || {
+        let mut world = world().await;
+        let contact = world.data().join("agent/contact.json");
+        eventually("contact on disk", || contact.exists()).await;
+        let before = world.sandboxes();
+        world.kill_agent();
+        world.state.report.send_replace(None);
+        world.start_agent();
+        let report = world.until_phase(1, "ready").await;
+        assert_eq!((report.restarts, report.last_exit), (0, None));
+        assert_eq!(world.sandboxes(), before);
+    });
+}
+
+#[test]
+fn a_server_that_hears_nothing_is_left_and_does_not_count_as_contact() {
+    let name = "agent::lease::a_server_that_hears_nothing_is_left_and_does_not_count_as_contact";
+    alone(name, async || {
+        let world = world().await;
+        let sessions = world.state.hellos.borrow().len();
+        world.state.refusal.send_replace(Some(tonic::Status::unavailable("away")));
+        world.state.mute.send_replace(true);
+        eventually("the end of the leased one", || sandboxes_of(&world, 1) == 0).await;
+        assert_eq!(world.state.hellos.borrow().len(), sessions);
+        assert_eq!(sandboxes_of(&world, 0), 1);
+    });
+}
