@@ -13,6 +13,8 @@ mod door;
 mod doors;
 mod remotes;
 mod slots;
+#[cfg(test)]
+mod world;
 
 use std::sync::Arc;
 
