@@ -19,7 +19,7 @@ use tracing::debug;
 /// Twice the nodes of the largest fleet we simulate; each holds some 50 KiB.
 const CONNECTIONS_MAX: usize = 32_768;
 /// Connections that show no certificate: newcomers, and whoever tries.
-const NEWCOMERS_MAX: usize = 256;
+const NEWCOMERS_MAX: usize = 128;
 /// A newcomer asks one question.
 const NEWCOMER_TIME_MAX: Duration = Duration::from_secs(15);
 /// After a failed `accept` (no descriptors left, say): not at once again.

@@ -1,5 +1,8 @@
 //! The protocol over real Unix sockets, with real clients.
 
+mod fleet;
+mod rig;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -11,10 +14,11 @@ use hyper_util::rt::TokioIo;
 use insula_kit::digest::sha256;
 use insula_link::blobs::{Answer, BlobError, BlobKind, BlobStore, BlobStream};
 use insula_link::{Hub, Inbound, LogQuery, LogSubject, Secrets, serve};
+use insula_model::build::BuildPlan;
 use insula_model::node::{Architecture, Capacity, NodeMode, Offer};
 use insula_model::routes::RouteTable;
 use insula_model::spec::Isolation;
-use insula_model::target::{FleetTarget, NodeTarget};
+use insula_model::target::{BuildTarget, FleetTarget, NodeTarget, Place};
 use insula_model::*;
 use insula_wire::facts::NodeFacts;
 use insula_wire::node as wire;
@@ -163,6 +167,36 @@ fn hello() -> wire::Hello {
         protocol: wire::PROTOCOL,
         facts: serde_json::to_string(&facts).unwrap(),
         generation: 0,
+    }
+}
+
+/// A build for an org, as a Target names it.
+fn build_of(org: OrgId) -> BuildTarget {
+    let id = |n| [n; 10];
+    let begin = Timestamp::from_millis(1);
+    BuildTarget {
+        id: BuildId::from_parts(begin, id(1)),
+        place: Place {
+            org,
+            org_name: "acme".parse().unwrap(),
+            project_name: "main".parse().unwrap(),
+            environment: EnvironmentId::from_parts(begin, id(1)),
+            environment_name: "main".parse().unwrap(),
+            app: AppId::from_parts(begin, id(1)),
+            app_name: "shop".parse().unwrap(),
+        },
+        deployment: DeploymentId::from_parts(begin, id(1)),
+        source: Digest::from_sha256([0; 32]),
+        plan: BuildPlan::default(),
+        variables: BTreeMap::new(),
+        secrets: vec![],
+        time_limit: Millis::secs(1),
+        memory: insula_model::Bytes::mib(1),
+        cpu: MilliCpu(1),
+        pids: 1,
+        output_max: insula_model::Bytes::mib(1),
+        attempt: 1,
+        trace: String::new(),
     }
 }
 
