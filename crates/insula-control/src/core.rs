@@ -37,7 +37,8 @@ use insula_model::observed::NodeReport;
 use insula_model::routes::{Route, RouteTable};
 use insula_model::target::NodeTarget;
 use insula_model::{
-    AppId, EventId, Generation, HostName, ID_RANDOM_BYTES, Millis, NodeId, Timestamp, limits,
+    AppId, EventId, Generation, HostName, ID_RANDOM_BYTES, Millis, NodeId, NodeName, Timestamp,
+    limits,
 };
 use insula_plan::{Due, Measured, Plan, Rules, View, World};
 
@@ -173,6 +174,8 @@ pub struct Core {
     environments: Environments,
     ledger: Ledger,
     edge: EdgeLedger,
+    /// What the gateways serve may be another than the World says.
+    edge_moved: bool,
     sessions: BTreeMap<NodeId, Session>,
     greetings: BTreeMap<NodeId, Box<Greeting>>,
     reports: BTreeMap<NodeId, Box<NodeReport>>,
@@ -235,6 +238,7 @@ impl Core {
             environments: Environments::default(),
             ledger,
             edge: EdgeLedger::default(),
+            edge_moved: false,
             sessions: BTreeMap::new(),
             greetings: BTreeMap::new(),
             reports: BTreeMap::new(),
@@ -282,13 +286,19 @@ impl Core {
             }
             Inbound::NodeReport { node, report } => self.take_report(node, report),
             Inbound::NodeGone { node } => self.end_session(node),
-            Inbound::GatewayHello { gateway } => self.edge.hello(gateway),
+            Inbound::GatewayHello { gateway } => {
+                self.edge.hello(gateway);
+                self.edge_moved = true;
+            }
             Inbound::RouteAck { gateway, generation, busy } => {
                 self.edge.acked(gateway, generation, busy);
+                self.edge_moved = true;
             }
-            Inbound::GatewayGone { gateway } => self.edge.gone(gateway),
+            Inbound::GatewayGone { gateway } => {
+                self.edge.gone(gateway);
+                self.edge_moved = true;
+            }
         }
-        self.look_at_edge();
     }
 
     fn take_report(&mut self, node: NodeId, report: NodeReport) {
@@ -330,13 +340,18 @@ impl Core {
     pub fn heard(&mut self, now: Now, readings: impl IntoIterator<Item = (NodeId, Millis)>) {
         let mut pass = self.pass();
         self.ledger.tick(now.steady, readings);
-        let mut changed = 0;
-        for node in self.ledger.nodes().collect::<Vec<_>>() {
-            changed += usize::from(self.look_at_presence(node));
+        let changed = self.ledger.changed();
+        for node in &changed {
+            self.look_at_presence(*node);
         }
-        pass.did("presence changed", changed);
-        for node in self.world.nodes.values().filter(|node| !self.world.is_here(node.id)) {
-            pass.wait(|| format!("{} is not connected or has not said what it holds", node.name));
+        pass.did("presence changed", changed.len());
+        let waiting = self.status.entry(Reconciler::Nodes).or_default();
+        if changed.is_empty() && waiting.passes > 0 {
+            pass.waits.clone_from(&waiting.waits);
+            pass.waiting = waiting.waiting;
+        } else {
+            let silent = self.world.nodes.values().filter(|node| !self.world.is_here(node.id));
+            silent.for_each(|node| pass.wait(|| silence(&node.name)));
         }
         self.note(Reconciler::Nodes, pass, now);
     }
@@ -527,6 +542,9 @@ impl Core {
     /// is answered and the feed is read.
     pub fn turn(&mut self, now: Now) -> Turn {
         let mut turn = Turn { expel: self.expel(), ..Turn::default() };
+        if std::mem::take(&mut self.edge_moved) {
+            self.look_at_edge();
+        }
         if !self.is_current() {
             return turn;
         }
@@ -732,4 +750,8 @@ impl Core {
             ..Status::default()
         }
     }
+}
+
+fn silence(name: &NodeName) -> String {
+    format!("{name} is not connected or has not said what it holds")
 }

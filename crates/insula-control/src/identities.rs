@@ -24,7 +24,7 @@ const SERVER_KEPT: Millis = Millis::secs(3_600);
 pub(crate) async fn run(cx: &Cx, fence: Fence, board: &Board) {
     loop {
         let (began, now) = (Instant::now(), Timestamp::from_millis(cx.clock.now_ms()));
-        let mut pass = pass(cx, fence, board, now).await.unwrap_or_else(|error| {
+        let mut pass = pass(cx, fence, now).await.unwrap_or_else(|error| {
             warn!(error = &error as &dyn std::error::Error, "identities were not looked after");
             Pass { error: Some(error.to_string()), ..Pass::default() }
         });
@@ -34,9 +34,9 @@ pub(crate) async fn run(cx: &Cx, fence: Fence, board: &Board) {
     }
 }
 
-async fn pass(cx: &Cx, fence: Fence, board: &Board, now: Timestamp) -> Result<Pass, WriteError> {
+async fn pass(cx: &Cx, fence: Fence, now: Timestamp) -> Result<Pass, WriteError> {
     let before = Timestamp::from_millis(now.as_millis().saturating_sub_unsigned(SERVER_KEPT.0));
-    let mut known = cx.store.read(servers::list).await?;
+    let known = cx.store.read(servers::list).await?;
     let mut pass = Pass::default();
     if known.iter().any(|server| server.seen < before) {
         let forget = move |tx: &mut Tx| {
@@ -44,8 +44,6 @@ async fn pass(cx: &Cx, fence: Fence, board: &Board, now: Timestamp) -> Result<Pa
             Ok::<_, WriteError>(servers::forget_old(tx, before)?)
         };
         pass.did("server forgotten", cx.store.write(forget).await?);
-        known.retain(|server| server.seen >= before);
     }
-    board.see_servers(known);
     Ok(pass)
 }

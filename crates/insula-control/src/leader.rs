@@ -3,6 +3,7 @@
 //! The lease says who should; the fence in each write makes sure that nobody else does. A server
 //! that could not renew in time stops by itself, before another may begin.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use insula_kit::shutdown::Shutdown;
@@ -15,6 +16,7 @@ use tracing::{info, warn};
 
 use crate::Cx;
 use crate::fence::{Fence, LEASE};
+use crate::status::Board;
 
 /// How long a lease is good for: three renewals, so that one that is late costs nothing.
 pub const LEASE_TTL: Millis = Millis::secs(3);
@@ -25,6 +27,8 @@ const RENEWAL: Duration = Duration::from_secs(1);
 const ATTEMPT: Duration = Duration::from_millis(500);
 /// Between a server's words that it is there.
 const SAY_HERE: Duration = Duration::from_secs(5);
+/// Likewise of one that nobody listens to: only so that it is not taken for dead.
+const SAY_HERE_ALONE: Duration = Duration::from_secs(600);
 /// A server that was silent for longer is not offered to agents any more.
 const SERVER_FRESH: Millis = Millis::secs(20);
 /// For the store to take the lease back at the end. Others get it soon enough without.
@@ -79,6 +83,15 @@ impl Term {
     }
 }
 
+/// Where agents may go: of the servers that said lately that they are there. Their words are compared
+/// with each other's, not with our clock.
+fn addresses(servers: &[Server]) -> Vec<String> {
+    let newest = servers.iter().map(|server| server.seen).max();
+    let fresh = |server: &&Server| newest.is_some_and(|at| at.since(server.seen) <= SERVER_FRESH);
+    let addresses = servers.iter().filter(fresh).filter_map(|server| server.fleet);
+    addresses.map(|fleet| fleet.to_string()).collect()
+}
+
 /// Ready once a term is over, whatever its holder is doing.
 pub(crate) async fn over(mut standing: watch::Receiver<Standing>, fence: Fence) {
     loop {
@@ -109,14 +122,20 @@ enum Answer {
 pub(crate) struct Elector {
     cx: Cx,
     membership: Membership,
+    board: Arc<Board>,
     standing: watch::Sender<Standing>,
     said_here: Option<Instant>,
+    wrote_here: Option<Instant>,
 }
 
 impl Elector {
-    pub(crate) fn new(cx: Cx, membership: Membership) -> (Self, watch::Receiver<Standing>) {
+    pub(crate) fn new(
+        cx: Cx,
+        membership: Membership,
+        board: Arc<Board>,
+    ) -> (Self, watch::Receiver<Standing>) {
         let (standing, seen) = watch::channel(Standing::Unknown);
-        (Self { cx, membership, standing, said_here: None }, seen)
+        (Self { cx, membership, board, standing, said_here: None, wrote_here: None }, seen)
     }
 
     /// Runs until `shutdown` was requested and everything that leads has `ended`. `lost` tells of
@@ -251,10 +270,11 @@ impl Elector {
         }
         self.said_here = Some(Instant::now());
         let server = self.server();
-        let since =
-            Timestamp::from_millis(server.seen.as_millis().saturating_sub_unsigned(SERVER_FRESH.0));
-        // One that is alone is listed when it begins, and costs no write after that.
-        let write = !self.membership.alone || *self.standing.borrow() == Standing::Unknown;
+        let wait = if self.membership.alone { SAY_HERE_ALONE } else { Duration::ZERO };
+        let write = self.wrote_here.is_none_or(|at| at.elapsed() >= wait);
+        if write {
+            self.wrote_here = Some(Instant::now());
+        }
         let store = &self.cx.store;
         let say = async move {
             if write {
@@ -263,10 +283,9 @@ impl Elector {
             store.read(servers::list).await
         };
         let Ok(listed) = tokio::time::timeout(ATTEMPT, say).await else { return Ok(()) };
-        let fresh = listed?.into_iter().filter(|server| server.seen >= since);
-        let addresses: Vec<String> =
-            fresh.filter_map(|server| server.fleet).map(|fleet| fleet.to_string()).collect();
-        self.cx.hub.set_servers(addresses);
+        let listed = listed?;
+        self.cx.hub.set_servers(addresses(&listed));
+        self.board.see_servers(listed);
         Ok(())
     }
 
@@ -300,5 +319,31 @@ impl Elector {
 
     fn now(&self) -> Timestamp {
         Timestamp::from_millis(self.cx.clock.now_ms())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use insula_model::ID_RANDOM_BYTES;
+
+    use super::*;
+
+    #[test]
+    fn agents_are_sent_to_servers_that_were_seen_lately_and_have_an_address() {
+        let server = |n: u8, port: Option<u16>, seen: i64| Server {
+            id: ServerId::from_parts(Timestamp::from_millis(1), [n; ID_RANDOM_BYTES]),
+            fleet: port.map(|port| ([10, 0, 0, n], port).into()),
+            version: "0".to_owned(),
+            seen: Timestamp::from_millis(seen),
+        };
+        let now = 1_000_000;
+        let servers = [
+            server(1, Some(7), now),
+            server(2, Some(7), now - SERVER_FRESH.0 as i64),
+            server(3, Some(7), now - SERVER_FRESH.0 as i64 - 1),
+            server(4, None, now),
+        ];
+        assert_eq!(addresses(&servers), ["10.0.0.1:7", "10.0.0.2:7"]);
+        assert_eq!(addresses(&[]), [""; 0]);
     }
 }

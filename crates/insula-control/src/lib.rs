@@ -123,8 +123,8 @@ pub async fn serve(
     boards: Boards,
     shutdown: Shutdown,
 ) -> Result<(), ControlError> {
-    let board = Board::default();
-    let (elector, mut standing) = leader::Elector::new(cx.clone(), membership);
+    let board = Arc::new(Board::default());
+    let (elector, mut standing) = leader::Elector::new(cx.clone(), membership, Arc::clone(&board));
     let (lost, heard_of_loss) = mpsc::channel(1);
     let (end, ended) = oneshot::channel::<()>();
     let over = async move { _ = ended.await };

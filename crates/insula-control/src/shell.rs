@@ -25,7 +25,9 @@ const MESSAGES_AT_ONCE: usize = 1_024;
 /// Turns before the loop looks up: messages, the end and the lease want to be heard.
 const TURNS_AT_ONCE: usize = 8;
 /// Between two views of the operator's status: it costs a look at every node.
-const STATUS_INTERVAL: Duration = Duration::from_secs(1);
+const STATUS_INTERVAL: Duration = Duration::from_secs(2);
+/// Nodes say every few seconds what they use.
+const TICKS_PER_USAGE: u64 = 8;
 /// Where the steady clock begins: instants from before this loop have a reading, too.
 const STEADY_BEGINS: Millis = Millis::secs(3_600);
 
@@ -49,6 +51,7 @@ pub(crate) struct Shell<'a> {
     /// The values that nodes were sent: what is sent again when one cannot be opened any more.
     secrets: BTreeMap<NodeId, Secrets>,
     shown: Option<Instant>,
+    ticks: u64,
 }
 
 /// A clock that never jumps.
@@ -93,7 +96,7 @@ impl<'a> Shell<'a> {
         };
         let core = Core::new(settings, Arc::clone(&cx.random), snapshot, now(cx, clock));
         let secrets = BTreeMap::new();
-        Ok(Self { cx, fence, core, clock, board, boards, secrets, shown: None })
+        Ok(Self { cx, fence, core, clock, board, boards, secrets, shown: None, ticks: 0 })
     }
 
     /// Works until the end is asked for or the term is over.
@@ -162,8 +165,11 @@ impl<'a> Shell<'a> {
         let clock = self.clock;
         let heard = hub::heard(&self.cx.hub);
         self.core.heard(now, heard.map(|(node, at)| (node, clock.at(at))));
-        self.core.used(hub::measured(&self.cx.hub));
-        self.core.contested(hub::contested(&self.cx.hub));
+        self.ticks += 1;
+        if self.ticks % TICKS_PER_USAGE == 1 {
+            self.core.used(hub::measured(&self.cx.hub));
+            self.core.contested(hub::contested(&self.cx.hub));
+        }
     }
 
     /// Turns until nothing is left to write.
@@ -337,6 +343,7 @@ pub(crate) async fn follow(
             _ = shutdown.requested() => return None,
             changed = standing.changed() => if changed.is_err() { return None },
             Some(_) = inbound.recv(), if followed => {}
+            () = tokio::time::sleep(STATUS_INTERVAL) => {}
         }
     }
 }

@@ -222,7 +222,7 @@ impl Concern {
     }
 
     fn builds(&mut self, world: &World, of: impl Fn(&Build) -> bool) {
-        let builds = world.builds.values().filter(|build| of(build));
+        let builds = world.builds_under_way().filter(|build| of(build));
         self.nodes.extend(builds.filter_map(|build| builds_on(build)));
     }
 

@@ -33,6 +33,8 @@ struct Heard {
     at: Millis,
     /// It has a session and has said what it holds.
     settled: bool,
+    /// What was said of it last.
+    told: Presence,
 }
 
 #[derive(Debug)]
@@ -61,7 +63,8 @@ impl Ledger {
     /// Begins to count the silence of a node.
     pub fn know(&mut self, node: NodeId) {
         let at = Millis(self.from.0.max(self.counted.0));
-        self.nodes.entry(node).or_insert(Heard { reading: None, at, settled: false });
+        let told = Presence::Silent { span: Millis(0) };
+        self.nodes.entry(node).or_insert(Heard { reading: None, at, settled: false, told });
     }
 
     pub fn forget(&mut self, node: NodeId) {
@@ -114,9 +117,11 @@ impl Ledger {
     }
 
     pub fn presence(&self, node: NodeId) -> Presence {
-        let Some(heard) = self.nodes.get(&node) else {
-            return Presence::Silent { span: Millis(0) };
-        };
+        let found = self.nodes.get(&node);
+        found.map_or(Presence::Silent { span: Millis(0) }, |heard| self.presence_of(heard))
+    }
+
+    fn presence_of(&self, heard: &Heard) -> Presence {
         let missed = self.missed(heard);
         if heard.settled && missed == 0 {
             return Presence::Here;
@@ -126,6 +131,25 @@ impl Ledger {
             more => (more - more % COARSE_INTERVALS).min(INTERVALS_MAX),
         };
         Presence::Silent { span: Millis(told * self.heartbeat.0) }
+    }
+
+    /// Whose presence is another than it was when this was asked last. Most ticks of a large fleet
+    /// change nobody's.
+    pub fn changed(&mut self) -> Vec<NodeId> {
+        let mut changed = Vec::new();
+        for (node, heard) in &self.nodes {
+            let presence = self.presence_of(heard);
+            if heard.told != presence {
+                changed.push((*node, presence));
+            }
+        }
+        let told = |(node, presence)| {
+            if let Some(heard) = self.nodes.get_mut(&node) {
+                heard.told = presence;
+            }
+            node
+        };
+        changed.into_iter().map(told).collect()
     }
 
     pub fn nodes(&self) -> impl Iterator<Item = NodeId> {
@@ -288,6 +312,18 @@ mod tests {
         assert_eq!(story.ledger.presence(a), silent(0));
         story.passes(Millis(3_250), &[]);
         assert_eq!(story.ledger.presence(a), silent(3));
+    }
+
+    #[test]
+    fn only_what_changed_is_told_and_only_once() {
+        let mut story = Story::begins(Millis(0));
+        let (a, b) = (node(1), node(2));
+        story.ledger.settle(a);
+        story.ledger.settle(b);
+        assert_eq!(story.ledger.changed(), [a, b]);
+        story.passes(Millis::secs(2), &[a]);
+        assert_eq!(story.ledger.changed(), [b]);
+        assert_eq!(story.ledger.changed(), []);
     }
 
     #[test]
