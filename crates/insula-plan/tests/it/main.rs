@@ -5,6 +5,7 @@ mod chance;
 mod drains;
 mod follower;
 mod loss;
+mod needless;
 mod placement;
 mod rolling;
 mod scene;
