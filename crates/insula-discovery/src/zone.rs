@@ -9,6 +9,9 @@
 //! | `db.shop.internal` | the same |
 //! | `shop.internal` | the app's front: the component that its routes lead to |
 //!
+//! Where an instance runs makes no difference: one of another node stands for itself at an address of this
+//! host (the agent's relay), and answers name all of a component's addresses, each one first in its turn.
+//!
 //! Every other name that ends in `.internal`, and every other single label, does not exist; what is left
 //! belongs to the internet. An instance's `resolv.conf` needs no `search` list: asking for `db.shop` can only
 //! shadow a name of the internet when the environment itself has an app called like a top-level domain.
@@ -37,7 +40,7 @@ pub enum Asker {
 /// The components of an app that can be reached, and where.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct AppNames {
-    /// Addresses of ready instances; a component without any exists all the same.
+    /// Addresses of ready instances, as they are reached from this node; a component without any exists all the same.
     pub components: BTreeMap<ComponentName, Vec<Ipv4Addr>>,
     /// What the app's own name stands for.
     pub front: Option<ComponentName>,

@@ -177,3 +177,84 @@ impl Drop for Counted {
         self.0.fetch_sub(1, Ordering::AcqRel);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::ErrorKind;
+    use std::net::Ipv4Addr;
+
+    use insula_kit::clock::{Clock, SystemClock};
+    use insula_kit::pki::Authority;
+    use insula_relay::{CallCounts, CallerSettings};
+    use tokio::io::AsyncReadExt;
+    use tokio::sync::watch;
+
+    use super::*;
+    use crate::names::{Names, Presence, Tenant};
+
+    const RED: EnvironmentId = EnvironmentId::from_u128(1);
+    const BLUE: EnvironmentId = EnvironmentId::from_u128(2);
+    const NODE: NodeId = NodeId::from_u128(1);
+
+    fn hall(metrics: &Metrics) -> Arc<Hall> {
+        let authority = Authority::generate(SystemClock.now_ms()).unwrap();
+        let credentials = super::super::world::credentials(&authority, NODE);
+        let caller = Caller::new(&credentials, CallerSettings::default(), CallCounts::new(metrics));
+        Hall::new(caller, NameBoard::new(watch::Sender::new(Names::default())), metrics)
+    }
+
+    /// Somebody flushed the kernel's rules: the listener is the second wall.
+    #[tokio::test]
+    async fn without_any_rules_of_the_kernel_strangers_are_refused_all_the_same() {
+        let metrics = Metrics::new();
+        let hall = hall(&metrics);
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let at = listener.local_addr().unwrap();
+        let behind = Behind {
+            instance: InstanceId::from_u128(1),
+            environment: RED,
+            node: NODE,
+            relay: "127.0.0.1:1".parse().unwrap(),
+        };
+        let end = CancellationToken::new();
+        let _ended = end.clone().drop_guard();
+        tokio::spawn(keep(Arc::clone(&hall), behind, listener, Arc::default(), end));
+        let address = [127, 0, 0, 1].into();
+        let app = Some("shop".parse().unwrap());
+        let of = |environment, app| Presence { environment, app, address, serves: None };
+        // Nobody's address; another environment's; a build's of the same.
+        for presence in [None, Some(of(BLUE, app.clone())), Some(of(RED, None))] {
+            // The board names no loopback: what it holds is as if the address were nobody's.
+            hall.names.set(Tenant::Instance(behind.instance), presence);
+            let mut tcp = TcpStream::connect(at).await.unwrap();
+            let error = tcp.read(&mut [0; 8]).await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+        }
+        let text = metrics.render();
+        assert!(text.contains("insula_relay_calls_total{outcome=\"stranger\"} 3"), "{text}");
+        let from = |last, environment, app| {
+            let presence = Presence { address: [10, 87, 0, last].into(), ..of(environment, app) };
+            let tenant = Tenant::Instance(InstanceId::from_u128(last.into()));
+            hall.names.set(tenant, Some(presence));
+            SocketAddr::from(([10, 87, 0, last], 40_000))
+        };
+        assert!(hall.is_own(&behind, from(2, RED, app.clone())));
+        assert!(!hall.is_own(&behind, from(3, BLUE, app)));
+        assert!(!hall.is_own(&behind, from(4, RED, None)), "a build has no neighbours");
+        let mapped: SocketAddr = "[::ffff:10.87.0.2]:1".parse().unwrap();
+        assert!(hall.is_own(&behind, mapped));
+    }
+
+    #[tokio::test]
+    async fn one_environment_cannot_take_the_streams_of_others() {
+        let hall = hall(&Metrics::new());
+        let held: Vec<_> =
+            (0..STREAMS_PER_ENVIRONMENT_MAX).map(|_| hall.place(RED).unwrap()).collect();
+        assert!(hall.place(RED).is_none());
+        assert!(hall.place(BLUE).is_some());
+        drop(held);
+        assert!(hall.place(RED).is_some());
+        drop(hall.place(BLUE));
+        assert_eq!(hall.by_environment.lock().unwrap().len(), 1, "who is gone is forgotten");
+    }
+}

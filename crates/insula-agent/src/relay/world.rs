@@ -105,7 +105,7 @@ fn two_nodes() -> Option<[Namespace; 3]> {
     Some([near, far, wire])
 }
 
-fn credentials(authority: &Authority, node: NodeId) -> Arc<Credentials> {
+pub(super) fn credentials(authority: &Authority, node: NodeId) -> Arc<Credentials> {
     let (key, clock) = (KeyPair::generate(), SystemClock);
     let subject = Subject::new(Member::Node(node).role(), &node.to_string()).unwrap();
     let validity = Validity::of_member(clock.now_ms());
@@ -312,7 +312,7 @@ async fn story(
     let at = here.resolved(RED, true).await.unwrap();
     assert_eq!(at.port(), 5432);
     assert!(matches!(at.ip(), IpAddr::V4(address) if net.remote_range().contains(address)));
-    assert!(here.published.borrow().environments.get(&BLUE).is_none());
+    assert!(!here.published.borrow().environments.contains_key(&BLUE));
     let source: Option<Source> = here.names.source(at.ip());
     assert_eq!(source, None, "nobody can ask from there");
 
