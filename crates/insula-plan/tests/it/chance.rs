@@ -133,7 +133,7 @@ impl Fleet {
                 agent.cut = !agent.cut;
             }
             5 => self.agents.values_mut().for_each(|agent| agent.cut = true),
-            6..9 => self.agents.values_mut().for_each(|agent| agent.cut = false),
+            6 => self.agents.values_mut().for_each(|agent| agent.cut = false),
             9..11 => {
                 let spec = app_of(&mut self.dice);
                 let id = self.scene.deploy(spec);
@@ -386,17 +386,19 @@ fn ceiling(world: &World, deployment: DeploymentId, component: &ComponentName) -
 }
 
 /// Whether an instance counts beside those of a deployment. One that rolls counts what leaves, too,
-/// until it is gone; all count what is left of others; nobody counts what another one starts.
+/// until it is gone, and what is left of others that rolled; nobody counts what another one has
+/// started to take over in one moment.
 fn counts(world: &World, i: &Instance, goal: DeploymentId) -> bool {
     let lost = world.nodes.get(&i.node).is_none_or(|node| node.lost.is_some());
-    let spec = &world.releases[&world.deployments[&goal].release.unwrap()].spec;
-    let rolls = match spec.components[&i.component].rollout {
+    let rolls = |spec: &ComponentSpec| match spec.rollout {
         RolloutSpec::Rolling { .. } => true,
         RolloutSpec::BlueGreen => false,
     };
-    let of_another = i.deployment != goal && !world.deployments[&i.deployment].state.is_final();
-    let beside = i.deployment == goal || (rolls && !of_another);
-    !lost && beside && (rolls || i.intent == Intent::Run)
+    let release = &world.releases[&world.deployments[&goal].release.unwrap()];
+    let goal_rolls = rolls(&release.spec.components[&i.component]);
+    let under_way = !world.deployments[&i.deployment].state.is_final();
+    let beside = goal_rolls && !under_way && rolls(spec_of(world, i));
+    !lost && (i.deployment == goal || beside) && (goal_rolls || i.intent == Intent::Run)
 }
 
 /// A ready one leaves only if enough others are ready.

@@ -176,9 +176,11 @@ fn waits_of(said: &str) -> String {
 /// Silence grows a heartbeat at a time; between the first and the last nothing follows from it.
 fn silence(s: &mut Scene, names: &[&str], seconds: u64) {
     let ids: Vec<NodeId> = names.iter().map(|name| s.node_id(name)).collect();
-    let mut say = |s: &mut Scene, seconds| {
+    let say = |s: &mut Scene, seconds| {
         let span = Millis::secs(seconds);
-        ids.iter().for_each(|id| drop(s.world.heard.insert(*id, Presence::Silent { span })));
+        for id in &ids {
+            s.world.heard.insert(*id, Presence::Silent { span });
+        }
     };
     if ids.iter().any(|id| s.world.is_here(*id)) {
         say(s, 1);

@@ -32,12 +32,12 @@ fn the_old_one_ends_before_the_new_one_begins() {
 #[test]
 fn on_a_lost_node_it_is_not_replaced_and_is_there_when_that_is_back() {
     check(
-        "nodes a b; app clock worker single; lose a; later 3600; back a; obey",
+        "nodes a b; app clock worker single; lose a; silent a 3600; back a; obey",
         expect![[r#"
             lose a:
                 give up node a
                 wait shop: `clock` is single and its node a is lost since 1970-01-01T00:16:43.000Z: it is replaced once that is back or removed (`failover = "lease"` would replace it by itself)
-            later 3600:
+            silent a 3600:
                 wait shop: `clock` is single and its node a is lost since 1970-01-01T00:16:43.000Z: it is replaced once that is back or removed (`failover = "lease"` would replace it by itself)
             back a:
                 welcome node a
