@@ -19,10 +19,13 @@ const SEEDS: u64 = 3;
 /// Rows of a page: small, so that lists have several.
 const PAGE_ROWS: usize = 5;
 
+/// Rows, and where the next ones begin.
+type Shown<T> = (Vec<T>, Option<String>);
+
 /// All pages of a list.
 fn pages<T>(
     list: impl Fn(&Page) -> Result<Paged<T>, StoreError>,
-) -> Result<Vec<(Vec<T>, Option<String>)>, StoreError> {
+) -> Result<Vec<Shown<T>>, StoreError> {
     let mut found = Vec::new();
     let mut page = Page::first(PAGE_ROWS);
     loop {

@@ -179,7 +179,7 @@ pub fn step(world: &World, dice: &mut Dice, n: u32) -> Option<Box<dyn Step>> {
         }
         18 => {
             // One that is there comes again, or a new one joins: who was removed cannot.
-            let again = dice.one_of(world.nodes.values()).filter(|_| n % 3 > 0).cloned();
+            let again = dice.one_of(world.nodes.values()).filter(|_| !n.is_multiple_of(3)).cloned();
             boxed(move |tx| nodes::hello(tx, &again.clone().unwrap_or_else(|| node(n))))
         }
         24 | 25 => {

@@ -22,5 +22,6 @@ mod secrets;
 mod shared;
 mod sweep;
 mod tenancy;
+mod tls;
 mod upgrade;
 mod world;

@@ -4,7 +4,6 @@
 //! else finds, with `fsync` on. A store in it is a schema. The suite runs as this same binary
 //! again, told where the server is: every test that makes its store by `Fixture` runs on both.
 
-use std::ffi::OsString;
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -14,11 +13,25 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use insula_store::{PostgresUrl, StoreConfig};
 use tempfile::TempDir;
 
+/// Two servers of the suite have this much together, with their logs.
+const DATA_MAX: u64 = 2 << 30;
 /// Set in the second run: where the server is.
 const AT: &str = "INSULA_STORE_TEST_POSTGRES";
 /// About SQLite's file, or about the server's own life; this module begins the second run.
-const NOT_AGAIN: &[&str] =
-    &["disk::", "open::", "upgrade::", "golden::", "postgres::", "outage::", "both::", "shared::"];
+const NOT_AGAIN: &[&str] = &[
+    "disk::",
+    "open::",
+    "upgrade::",
+    "golden::",
+    "postgres::",
+    "outage::",
+    "both::",
+    "shared::",
+    "tls::",
+];
+
+/// As long as all the others together.
+const HISTORIES: &str = "history::";
 
 /// In the second run, a schema of its own for each store.
 pub fn place() -> Option<StoreConfig> {
@@ -32,6 +45,8 @@ pub fn place() -> Option<StoreConfig> {
 pub struct Server {
     folder: TempDir,
     program: PathBuf,
+    /// What it is told besides, when it is started.
+    settings: Vec<String>,
     child: Option<Child>,
 }
 
@@ -43,7 +58,8 @@ impl Server {
             eprintln!("SKIPPED: the store on PostgreSQL: apt-get install postgresql");
             return None;
         };
-        let folder = tempfile::Builder::new().prefix("insula-pg-").tempdir().unwrap();
+        let folder =
+            tempfile::Builder::new().prefix("insula-pg-").tempdir_in(place_of_data()).unwrap();
         if is_root() {
             // It refuses to run as root.
             done(Command::new("chown").arg("postgres:postgres").arg(folder.path()));
@@ -55,9 +71,41 @@ impl Server {
         initdb.args(["--encoding=UTF8", "--locale-provider=icu", "--icu-locale=en-US"]);
         initdb.args(["--locale=C.UTF-8"]);
         done(initdb.arg("--pgdata").arg(folder.path().join("data")));
-        let mut server = Self { folder, program: bin.join("postgres"), child: None };
+        let program = bin.join("postgres");
+        let mut server = Self { folder, program, settings: Vec::new(), child: None };
         server.run();
         Some(server)
+    }
+
+    /// Starts it again, with TLS and on TCP, in the name of `localhost`; its port.
+    pub fn run_with_tls(&mut self, certificate: &str, key: &str) -> u16 {
+        self.stop();
+        let file = |name: &str, text: &str| {
+            let path = self.folder.path().join("data").join(name);
+            std::fs::write(&path, text).unwrap();
+            std::fs::set_permissions(&path, PermissionsExt::from_mode(0o600)).unwrap();
+            if is_root() {
+                done(Command::new("chown").arg("postgres:postgres").arg(path));
+            }
+        };
+        file("server.crt", certificate);
+        file("server.key", key);
+        // One that is free now; nobody else on this machine asks for one by its number.
+        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        self.settings = vec![
+            "listen_addresses=127.0.0.1".to_owned(),
+            format!("port={free}"),
+            "ssl=on".to_owned(),
+        ];
+        self.run();
+        free
+    }
+
+    /// Starts it again, in the clear.
+    pub fn without_tls(&mut self) {
+        self.stop();
+        self.settings.retain(|setting| setting != "ssl=on");
+        self.run();
     }
 
     /// Starts it (again) and waits until it takes connections.
@@ -67,6 +115,9 @@ impl Server {
         postgres.arg("-k").arg(self.folder.path());
         postgres.args(["-c", "listen_addresses=", "-c", "shared_buffers=32MB", "-c", "fsync=on"]);
         postgres.args(["-c", "max_connections=200", "-c", "log_min_messages=log"]);
+        // After a kill it syncs every file of its folder, one by one, unless told this.
+        postgres.args(["-c", "recovery_init_sync_method=syncfs"]);
+        postgres.args(self.settings.iter().flat_map(|setting| ["-c", setting]));
         let mut child = postgres.stderr(Stdio::piped()).spawn().unwrap();
         let mut said = BufReader::new(child.stderr.take().unwrap()).lines();
         let mut before = Vec::new();
@@ -103,7 +154,11 @@ impl Server {
     pub fn sql(&self, sql: &str) -> Vec<String> {
         let mut psql = Command::new(self.program.with_file_name("psql"));
         psql.args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-U", "insula"]);
-        let out = psql.arg("-h").arg(self.folder.path()).args(["-d", "postgres", "-c", sql]);
+        psql.arg("-h").arg(self.folder.path());
+        if let Some(port) = self.settings.iter().find_map(|told| told.strip_prefix("port=")) {
+            psql.args(["-p", port]);
+        }
+        let out = psql.args(["-d", "postgres", "-c", sql]);
         let out = out.output().unwrap();
         assert!(out.status.success(), "{sql}: {}", String::from_utf8_lossy(&out.stderr));
         String::from_utf8(out.stdout).unwrap().lines().map(str::to_owned).collect()
@@ -112,6 +167,13 @@ impl Server {
     fn signal(&self, name: &str, pid: u32) {
         let told = Command::new("kill").args(["-s", name, &pid.to_string()]).status().unwrap();
         assert!(told.success(), "kill -s {name} {pid}");
+    }
+
+    /// As an operator would, who does not wait for its clients.
+    fn stop(&mut self) {
+        let mut child = self.child.take().unwrap();
+        self.signal("INT", child.id());
+        assert!(child.wait().unwrap().success());
     }
 
     /// `kill -9` of the server itself; what it had begun dies with it.
@@ -176,7 +238,14 @@ fn installed() -> Option<PathBuf> {
 }
 
 fn is_root() -> bool {
-    std::fs::metadata("/proc/self").is_ok_and(|own| std::os::unix::fs::MetadataExt::uid(&own) == 0)
+    rustix::process::geteuid().is_root()
+}
+
+/// What survives a kill need not be on a disk, and each store is a hundred files to sync.
+fn place_of_data() -> PathBuf {
+    let memory = rustix::fs::statvfs("/dev/shm").ok();
+    let free = memory.map_or(0, |memory| memory.f_bavail * memory.f_frsize);
+    if free >= DATA_MAX { "/dev/shm".into() } else { std::env::temp_dir() }
 }
 
 /// It ends with the thread that started it, however that ends.
@@ -195,18 +264,28 @@ fn done(command: &mut Command) {
     assert!(out.status.success(), "{command:?}: {}", String::from_utf8_lossy(&out.stderr));
 }
 
-#[test]
-fn the_whole_suite_passes_on_postgresql() {
+/// Runs this binary again with a PostgreSQL under it.
+fn again(only: &[&str], at_least: usize) {
     if std::env::var_os(AT).is_some() {
         return;
     }
     let Some(server) = Server::start() else { return };
     let mut again = Command::new(std::env::current_exe().unwrap());
-    let skip = NOT_AGAIN.iter().flat_map(|module| ["--skip", module]).map(OsString::from);
-    let out = again.args(skip).env(AT, server.url()).output().unwrap();
+    let out = again.args(only).env(AT, server.url()).output().unwrap();
     let said = String::from_utf8_lossy(&out.stdout);
     assert!(out.status.success(), "{said}\n{}", String::from_utf8_lossy(&out.stderr));
     eprintln!("{}", said.lines().last().unwrap_or_default());
     let count = said.lines().filter(|line| line.ends_with("... ok")).count();
-    assert!(count > 45, "only {count} tests ran:\n{said}");
+    assert!(count >= at_least, "only {count} tests ran:\n{said}");
+}
+
+#[test]
+fn the_whole_suite_passes_on_postgresql() {
+    let skip = NOT_AGAIN.iter().chain([&HISTORIES]).flat_map(|module| ["--skip", module]);
+    again(&skip.collect::<Vec<_>>(), 50);
+}
+
+#[test]
+fn any_history_at_all_is_told_on_postgresql() {
+    again(&[HISTORIES], 1);
 }
