@@ -2,6 +2,7 @@
 
 use std::str::FromStr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use insula_kit::tls::Peer;
 use insula_model::fleet::{Member, Serial};
@@ -12,6 +13,9 @@ use tonic::{Request, Status};
 use crate::connection::Connection;
 use crate::hub::Hub;
 use crate::registry::Registry;
+
+/// How long a clock that was set may go unnoticed.
+const LOOK_AT_CLOCK_EVERY: Duration = Duration::from_secs(300);
 
 /// How requests come in.
 #[derive(Clone)]
@@ -108,6 +112,18 @@ impl Caller {
             Self::Local | Self::LocalElsewhere { .. } => i64::MAX,
             Self::Certified(certified) => certified.not_after_ms,
         }
+    }
+}
+
+/// Waits until a certificate does not count any more; a clock that steps is noticed in between.
+pub(crate) async fn expiry(hub: &Hub, not_after_ms: i64) -> Status {
+    loop {
+        let left_ms = not_after_ms.saturating_sub(hub.now_ms());
+        if left_ms < 0 {
+            return Status::unauthenticated("the certificate has expired");
+        }
+        let left = Duration::from_millis(left_ms as u64 + 1);
+        tokio::time::sleep(left.min(LOOK_AT_CLOCK_EVERY)).await;
     }
 }
 

@@ -12,7 +12,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 use tracing::info;
 
-use crate::caller::{Caller, Door};
+use crate::caller::{Caller, Door, expiry};
 use crate::forward;
 use crate::hub::{Hub, Inbound};
 use crate::node::{HELLO_TIME_MAX, parse};
@@ -78,7 +78,8 @@ impl Session {
             words = ended => Some(words.unwrap_or_else(|_| {
                 Status::aborted("a newer session of this gateway has taken over")
             })),
-            words = self.read(incoming) => words,
+            words = expiry(&self.hub, self.caller.not_after_ms()) => Some(words),
+            () = self.read(incoming) => None,
             () = write(self.hub.routes(), &outgoing) => None,
         };
         if let Some(words) = words {
@@ -91,13 +92,9 @@ impl Session {
         }
     }
 
-    /// Until it ends; with words, if they are ours.
-    async fn read(&self, mut incoming: Streaming<wire::GatewayMessage>) -> Option<Status> {
+    async fn read(&self, mut incoming: Streaming<wire::GatewayMessage>) {
         let gateway = self.gateway;
         while let Some(Ok(received)) = incoming.next().await {
-            if self.hub.now_ms() > self.caller.not_after_ms() {
-                return Some(Status::unauthenticated("the certificate has expired"));
-            }
             match received.message {
                 Some(FromGateway::Ack(ack)) => {
                     let busy = ack.busy.iter().filter_map(|id| id.parse().ok()).collect();
@@ -108,7 +105,6 @@ impl Session {
                 Some(FromGateway::Hello(_)) | None => {}
             }
         }
-        None
     }
 }
 

@@ -25,7 +25,7 @@ use tonic::metadata::MetadataValue;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status, Streaming};
 
-use crate::caller::Caller;
+use crate::caller::{Caller, expiry};
 use crate::hub::{Hub, Leadership, OTHER_LEADS};
 use crate::reach::Reach;
 
@@ -117,7 +117,7 @@ pub(crate) async fn node(
     hello: wire::AgentMessage,
     incoming: Streaming<wire::AgentMessage>,
 ) -> Result<BoxStream<'static, Result<wire::ServerMessage, Status>>, Status> {
-    let there = said(hello, incoming, hub, caller);
+    let there = said(hello, incoming, hub);
     let request = spoken_for(Request::new(there), caller, Member::Node(node))?;
     let mut client = wire::node_client::NodeClient::new(leader.channel.clone())
         .max_decoding_message_size(MESSAGE_LEN_MAX)
@@ -129,7 +129,7 @@ pub(crate) async fn node(
             passing.note(&target.document);
         }
     });
-    Ok(until_another_leads(hub, back))
+    Ok(while_it_counts(hub, caller, back))
 }
 
 /// Passes on the session of a gateway.
@@ -141,37 +141,49 @@ pub(crate) async fn gateway(
     hello: wire::GatewayMessage,
     incoming: Streaming<wire::GatewayMessage>,
 ) -> Result<BoxStream<'static, Result<wire::RouteMessage, Status>>, Status> {
-    let there = said(hello, incoming, hub, caller);
+    let there = said(hello, incoming, hub);
     let request = spoken_for(Request::new(there), caller, Member::Gateway(gateway))?;
     let mut client = wire::edge_client::EdgeClient::new(leader.channel.clone())
         .max_decoding_message_size(MESSAGE_LEN_MAX);
-    Ok(until_another_leads(hub, client.routes(request).await?.into_inner()))
+    Ok(while_it_counts(hub, caller, client.routes(request).await?.into_inner()))
 }
 
-/// What the other side says, its greeting first, until it breaks off, its certificate ends or the
-/// leader changes.
+/// What the other side says, its greeting first, until it breaks off or the leader changes.
 fn said<T: Send + 'static>(
     hello: T,
     incoming: Streaming<T>,
     hub: &Hub,
-    caller: &Caller,
 ) -> impl Stream<Item = T> + Send + use<T> {
-    let (clock, not_after_ms) = (hub.clone(), caller.not_after_ms());
-    let rest = incoming
-        .scan((), |(), message| std::future::ready(message.ok()))
-        .take_while(move |_| std::future::ready(clock.now_ms() <= not_after_ms));
+    let rest = incoming.scan((), |(), message| std::future::ready(message.ok()));
     let first = futures_util::stream::once(std::future::ready(hello));
     first.chain(rest).take_until(changed(hub.leadership()))
 }
 
-fn until_another_leads<T: Send + 'static>(
+/// What the leader says, for as long as it leads and the certificate counts.
+fn while_it_counts<T: Send + 'static>(
     hub: &Hub,
+    caller: &Caller,
     back: impl Stream<Item = Result<T, Status>> + Send + 'static,
 ) -> BoxStream<'static, Result<T, Status>> {
+    let (hub, not_after_ms) = (hub.clone(), caller.not_after_ms());
     let leadership = hub.leadership();
-    let last = async move { Err(Status::unavailable(OTHER_LEADS)) };
-    let back = back.take_until(changed(leadership));
-    back.chain(futures_util::stream::once(last)).boxed()
+    let over = async move {
+        let words = tokio::select! {
+            words = expiry(&hub, not_after_ms) => words,
+            () = changed(leadership) => Status::unavailable(OTHER_LEADS),
+        };
+        Some(Err(words))
+    };
+    let over = futures_util::stream::once(over);
+    let back = back.map(Some).chain(futures_util::stream::once(std::future::ready(None)));
+    // Whichever ends first ends both: the leader's silence, or the words over it.
+    futures_util::stream::select(back, over)
+        .scan(false, |over, message| {
+            let item = if *over { None } else { message };
+            *over |= matches!(item, Some(Err(_)));
+            std::future::ready(item)
+        })
+        .boxed()
 }
 
 async fn changed(mut leadership: watch::Receiver<Leadership>) {

@@ -23,7 +23,8 @@ use crate::node::NodeService;
 use crate::registry::Registry;
 use crate::tally::Tally;
 
-/// A server that does not lead passes all its sessions on over one connection.
+/// A server that does not lead passes all its sessions on over one connection, and so does a load
+/// test.
 const STREAMS_PER_CONNECTION_MAX: u32 = 32_768;
 /// Between pings to who is silent; what vanished is let go after one that was not answered.
 const PING_EVERY: Duration = Duration::from_secs(20);
@@ -62,6 +63,7 @@ pub async fn nodes(
     stop: impl Future<Output = ()>,
 ) -> Result<(), ServeError> {
     Server::builder()
+        .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
         .add_service(node_service(hub, Door::Local, blobs))
         .serve_with_incoming_shutdown(UnixListenerStream::new(listener), stop)
         .await

@@ -20,7 +20,7 @@ use tokio_stream::wrappers::WatchStream;
 use tonic::{Status, Streaming};
 use tracing::{info, warn};
 
-use crate::caller::Caller;
+use crate::caller::{Caller, expiry};
 use crate::hub::{Hub, Inbound, NodeEntry, ToNode};
 use crate::node::parse;
 
@@ -116,11 +116,14 @@ impl Session {
     ) {
         let NodeEntry { number, pulse, ended, target } = entry;
         drop(target);
-        self.hub.tell(hello).await;
+        let hub = self.hub.clone();
+        hub.tell(hello).await;
         let words = tokio::select! {
+            biased;
             words = ended => Some(words.unwrap_or_else(|_| {
                 Status::aborted("a newer session of this node has taken over")
             })),
+            words = expiry(&hub, self.not_after_ms) => Some(words),
             words = self.read(incoming, &pulse) => words,
         };
         let node = self.node;
@@ -182,6 +185,7 @@ impl Session {
         }
         let clock_ms = self.hub.now_ms();
         if clock_ms > self.not_after_ms {
+            // A clock that was set is noticed here first.
             return Err(Status::unauthenticated("the certificate has expired"));
         }
         self.say(ToAgent::HeartbeatAck(wire::HeartbeatAck { sequence, clock_ms }));

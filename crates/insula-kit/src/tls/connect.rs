@@ -44,8 +44,14 @@ pub struct Acceptor {
     tls: TlsAcceptor,
     credentials: Arc<Credentials>,
     under_way: Arc<Semaphore>,
-    by_address: Arc<Mutex<HashMap<IpAddr, usize>>>,
+    by_address: Arc<Mutex<HashMap<IpAddr, Share>>>,
     time_max: Duration,
+}
+
+/// One address's part of the handshakes, while it has any.
+struct Share {
+    turns: Arc<Semaphore>,
+    callers: usize,
 }
 
 /// Calls others. Clones share the sessions that they remember.
@@ -85,7 +91,8 @@ impl Acceptor {
         self
     }
 
-    /// The handshake, and who called. Refuses at once what comes over the bounds.
+    /// The handshake, and who called. What comes over the bounds waits, as long as a handshake may
+    /// take.
     pub async fn accept<S>(
         &self,
         stream: S,
@@ -94,8 +101,10 @@ impl Acceptor {
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        let _place = self.place(from)?;
+        let place = self.place(from);
         let shaken = async {
+            // One's own neighbours first: who waits behind them holds up nobody else.
+            let _ours = place.turns.acquire().await.map_err(|_| TlsError::Busy)?;
             let _turn = self.under_way.acquire().await.map_err(|_| TlsError::Busy)?;
             self.tls.accept(stream).await.map_err(TlsError::Handshake)
         };
@@ -115,30 +124,31 @@ impl Acceptor {
         Ok((stream, peer))
     }
 
-    fn place(&self, from: IpAddr) -> Result<Place<'_>, TlsError> {
-        let mut places = self.by_address.lock().unwrap_or_else(PoisonError::into_inner);
-        let taken = places.entry(from).or_default();
-        if *taken >= HANDSHAKES_PER_ADDRESS_MAX {
-            return Err(TlsError::Busy);
-        }
-        *taken += 1;
-        Ok(Place { acceptor: self, from })
+    fn place(&self, from: IpAddr) -> Place<'_> {
+        let mut shares = self.by_address.lock().unwrap_or_else(PoisonError::into_inner);
+        let share = shares.entry(from).or_insert_with(|| Share {
+            turns: Arc::new(Semaphore::new(HANDSHAKES_PER_ADDRESS_MAX)),
+            callers: 0,
+        });
+        share.callers += 1;
+        Place { acceptor: self, from, turns: share.turns.clone() }
     }
 }
 
-/// One address's share, while a handshake is under way.
+/// Somebody who shakes hands, or waits to.
 struct Place<'a> {
     acceptor: &'a Acceptor,
     from: IpAddr,
+    turns: Arc<Semaphore>,
 }
 
 impl Drop for Place<'_> {
     fn drop(&mut self) {
-        let mut places = self.acceptor.by_address.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(taken) = places.get_mut(&self.from) {
-            *taken -= 1;
-            if *taken == 0 {
-                places.remove(&self.from);
+        let mut shares = self.acceptor.by_address.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(share) = shares.get_mut(&self.from) {
+            share.callers -= 1;
+            if share.callers == 0 {
+                shares.remove(&self.from);
             }
         }
     }

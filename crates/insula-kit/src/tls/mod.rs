@@ -27,7 +27,7 @@ pub const ALPN_H2: &[u8] = b"h2";
 pub enum TlsError {
     #[error("the handshake took too long")]
     TimedOut,
-    #[error("too many handshakes are under way")]
+    #[error("no more handshakes are made here")]
     Busy,
     #[error("speak TLS")]
     Handshake(#[source] std::io::Error),

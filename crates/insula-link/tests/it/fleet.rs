@@ -508,6 +508,21 @@ async fn a_follower_carries_sessions_to_the_leader_and_serves_blobs_itself() {
 }
 
 #[tokio::test]
+async fn a_session_that_is_carried_ends_with_its_certificate_too() {
+    let leader = Port::open().await;
+    let follower = Port::of(&leader.book, 2).await;
+    follower.hub.follow(Some(leader.leader(&follower, 1)));
+    let channel = follower.member(Member::Node(node(1))).await;
+    follower.book.clock.advance_ms(72 * 3_600_000 - 20);
+    // Twenty milliseconds of a clock that moves no further by itself: it has to be moved.
+    let mut agent = session(channel, 1).await.unwrap();
+    welcomed(&mut agent).await;
+    follower.book.clock.advance_ms(21);
+    let words = end(&mut agent.answers).await.unwrap();
+    assert_eq!(words.code(), Code::Unauthenticated, "{words}");
+}
+
+#[tokio::test]
 async fn when_another_server_leads_every_session_ends_to_be_dialled_again() {
     let leader = Port::open().await;
     let follower = Port::of(&leader.book, 2).await;
