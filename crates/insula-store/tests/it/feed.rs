@@ -5,7 +5,7 @@ use insula_model::build::BuildState;
 use insula_model::deployment::DeploymentState;
 use insula_model::feed::Change;
 use insula_store::feed::{self, FeedError, FeedGap};
-use insula_store::{Store, StoreConfig, apps, deployments, instances, nodes, orgs};
+use insula_store::{Store, apps, deployments, instances, nodes, orgs};
 
 use crate::model::{Fixture, Tenant, at, node, org, org_id, ready};
 
@@ -126,9 +126,8 @@ fn a_cancelled_deployment_takes_its_build_with_it() {
 
 #[test]
 fn a_reader_who_was_away_too_long_is_sent_to_the_snapshot() {
-    let folder = tempfile::tempdir().unwrap();
-    let config = StoreConfig { feed_kept: 10, ..StoreConfig::new(folder.path().join("insula.db")) };
-    let store = Store::open(config).unwrap();
+    let fixture = Fixture::with(|config| config.feed_kept = 10);
+    let store = fixture.store.clone();
     for n in 1..=30 {
         store.write_blocking(move |tx| orgs::create(tx, &org(n))).unwrap();
     }
