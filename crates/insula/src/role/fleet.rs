@@ -203,7 +203,7 @@ fn reconcilers(status: &Status) -> Vec<Reconciler> {
             name: name.as_str().to_owned(),
             passes: report.passes,
             last: report.at,
-            took_micros: report.took.0 * 1_000,
+            took_micros: report.took_micros,
             did: did.join(", "),
             waits,
             error: report.error.clone(),
