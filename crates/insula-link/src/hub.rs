@@ -108,7 +108,8 @@ struct GatewaySession {
     end: Option<oneshot::Sender<Status>>,
 }
 
-pub(crate) type ToNode = mpsc::Sender<Result<wire::ServerMessage, Status>>;
+/// Boxed: a channel keeps places for 32 at once, and most of a large fleet's sessions are silent.
+pub(crate) type ToNode = mpsc::Sender<Box<Result<wire::ServerMessage, Status>>>;
 
 /// What the session of a node gets from the hub.
 pub(crate) struct NodeEntry {

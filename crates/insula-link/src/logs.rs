@@ -119,7 +119,7 @@ impl Drop for Ending {
         for (_, way) in self.hub.ways() {
             let message = wire::ServerMessage { message: Some(Message::LogCancel(cancel)) };
             // A queue that is full belongs to a session that is about to end anyway.
-            let _ = way.try_send(Ok(message));
+            let _ = way.try_send(Box::new(Ok(message)));
         }
     }
 }
@@ -140,7 +140,7 @@ impl Hub {
         for (node, way) in ways {
             let message =
                 wire::ServerMessage { message: Some(Message::LogRequest(request.clone())) };
-            if way.try_send(Ok(message)).is_err() {
+            if way.try_send(Box::new(Ok(message))).is_err() {
                 streams.take(node, wire::LogChunk { stream, end: true, ..Default::default() });
             }
         }

@@ -5,8 +5,10 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 
+use futures_util::task::AtomicWaker;
 use futures_util::{Stream, StreamExt};
 use insula_model::NodeId;
 use insula_model::limits::REPORT_INSTANCES_MAX;
@@ -79,8 +81,11 @@ pub(crate) fn begin(
         heartbeat_ms: wire::HEARTBEAT_MS,
         ack_every,
     });
+    let acks = Arc::new(Acks::default());
     let outgoing = Outgoing {
+        hub: hub.clone(),
         welcome: Some(welcome),
+        acks: acks.clone(),
         queue,
         servers: WatchStream::new(hub.servers()),
         servers_said: false,
@@ -92,6 +97,7 @@ pub(crate) fn begin(
         ack_every,
         beats: 0,
         not_after_ms: caller.not_after_ms(),
+        acks,
         messages,
     };
     tokio::spawn(session.run(greeting.hello, entry, incoming));
@@ -104,6 +110,7 @@ struct Session {
     ack_every: u32,
     beats: u32,
     not_after_ms: i64,
+    acks: Arc<Acks>,
     messages: ToNode,
 }
 
@@ -130,7 +137,7 @@ impl Session {
         if let Some(words) = words {
             info!(%node, words = words.message(), "the session of a node is ended");
             // An agent that does not read gets no words, only the end.
-            let _ = self.messages.try_send(Err(words));
+            let _ = self.messages.try_send(Box::new(Err(words)));
         }
         self.hub.logs_streams().node_left(node);
         if self.hub.node_left(node, number) {
@@ -183,18 +190,17 @@ impl Session {
         if !due {
             return Ok(());
         }
-        let clock_ms = self.hub.now_ms();
-        if clock_ms > self.not_after_ms {
+        if self.hub.now_ms() > self.not_after_ms {
             // A clock that was set is noticed here first.
             return Err(Status::unauthenticated("the certificate has expired"));
         }
-        self.say(ToAgent::HeartbeatAck(wire::HeartbeatAck { sequence, clock_ms }));
+        self.acks.owe(sequence);
         Ok(())
     }
 
     /// Unless the agent is so far behind that it would not hear it in time.
     fn say(&self, said: ToAgent) {
-        let _ = self.messages.try_send(Ok(message(said)));
+        let _ = self.messages.try_send(Box::new(Ok(message(said))));
     }
 }
 
@@ -215,11 +221,45 @@ fn message(message: ToAgent) -> wire::ServerMessage {
     wire::ServerMessage { message: Some(message) }
 }
 
+/// The newest heartbeat that is to be acknowledged: one place, no queue, nothing to allocate.
+#[derive(Debug)]
+struct Acks {
+    owed: AtomicU64,
+    waker: AtomicWaker,
+}
+
+/// Nothing is owed. Agents count from one; whoever sends this number goes without an answer.
+const NOTHING: u64 = u64::MAX;
+
+impl Default for Acks {
+    fn default() -> Self {
+        Self { owed: AtomicU64::new(NOTHING), waker: AtomicWaker::new() }
+    }
+}
+
+impl Acks {
+    fn owe(&self, sequence: u64) {
+        self.owed.store(sequence, Ordering::Release);
+        self.waker.wake();
+    }
+
+    fn poll_owed(&self, cx: &Context<'_>) -> Option<u64> {
+        // First the waker: what is owed after this look wakes.
+        self.waker.register(cx.waker());
+        match self.owed.swap(NOTHING, Ordering::AcqRel) {
+            NOTHING => None,
+            sequence => Some(sequence),
+        }
+    }
+}
+
 /// What an agent hears: the welcome, what is put into its queue, and of servers and Targets the
 /// newest. Ends when its queue does.
 pub(crate) struct Outgoing {
+    hub: Hub,
     welcome: Option<ToAgent>,
-    queue: mpsc::Receiver<Result<wire::ServerMessage, Status>>,
+    acks: Arc<Acks>,
+    queue: mpsc::Receiver<Box<Result<wire::ServerMessage, Status>>>,
     servers: WatchStream<Arc<Vec<String>>>,
     servers_said: bool,
     /// Nothing once a newer session gets the Targets.
@@ -233,8 +273,12 @@ impl Stream for Outgoing {
         if let Some(welcome) = self.welcome.take() {
             return Poll::Ready(Some(Ok(message(welcome))));
         }
+        if let Some(sequence) = self.acks.poll_owed(cx) {
+            let ack = wire::HeartbeatAck { sequence, clock_ms: self.hub.now_ms() };
+            return Poll::Ready(Some(Ok(message(ToAgent::HeartbeatAck(ack)))));
+        }
         if let Poll::Ready(next) = self.queue.poll_recv(cx) {
-            return Poll::Ready(next);
+            return Poll::Ready(next.map(|said| *said));
         }
         while let Poll::Ready(Some(addresses)) = self.servers.poll_next_unpin(cx) {
             // On a machine that is alone there is nowhere else to go, and nothing to say.

@@ -43,10 +43,10 @@ async fn a_node_is_who_its_certificate_says_and_is_heard_with_each_beat() {
     let first = port.hub.heard()[&node(1)];
     assert!(first.open);
     port.book.clock.advance_ms(500);
-    for sequence in 1..=4 {
-        agent.say(beat(sequence)).await;
-    }
-    for want in [1, 4] {
+    for (beats, want) in [(1..=1, 1), (2..=4, 4)] {
+        for sequence in beats {
+            agent.say(beat(sequence)).await;
+        }
         let ToAgent::HeartbeatAck(ack) = agent.hear().await else { panic!("not an answer") };
         assert_eq!((ack.sequence, ack.clock_ms), (want, crate::rig::NOW + 500));
     }
