@@ -24,6 +24,8 @@ use crate::tx::Tx;
 
 /// Two cores and queries of microseconds: more readers would only hold more memory.
 const READERS_DEFAULT: usize = 2;
+/// These wait for a socket, most of their time.
+const READERS_OF_A_SERVER_DEFAULT: usize = 4;
 /// A curious operator may look into the file; more than a look is said to the requests.
 const LOCK_WAIT_DEFAULT: Millis = Millis::secs(5);
 /// A restart of PostgreSQL takes a second or two, a failover five to ten; whoever waits longer
@@ -99,9 +101,13 @@ impl StoreConfig {
     }
 
     pub fn at(place: Place) -> Self {
+        let readers = match &place {
+            Place::Sqlite(_) => READERS_DEFAULT,
+            Place::Postgres(_) => READERS_OF_A_SERVER_DEFAULT,
+        };
         Self {
             place,
-            readers: READERS_DEFAULT,
+            readers,
             feed_kept: feed::KEPT_DEFAULT,
             lock_wait: LOCK_WAIT_DEFAULT,
             patience: Patience::default(),

@@ -84,9 +84,7 @@ impl Server {
             let path = self.folder.path().join("data").join(name);
             std::fs::write(&path, text).unwrap();
             std::fs::set_permissions(&path, PermissionsExt::from_mode(0o600)).unwrap();
-            if is_root() {
-                done(Command::new("chown").arg("postgres:postgres").arg(path));
-            }
+            self.give(&path);
         };
         file("server.crt", certificate);
         file("server.key", key);
@@ -142,6 +140,13 @@ impl Server {
         self.folder.path()
     }
 
+    /// Makes the file or folder the server's own.
+    pub fn give(&self, path: &Path) {
+        if is_root() {
+            done(Command::new("chown").arg("postgres:postgres").arg(path));
+        }
+    }
+
     pub fn config(&self, schema: &str) -> StoreConfig {
         StoreConfig::postgres(self.url_of(schema))
     }
@@ -170,7 +175,7 @@ impl Server {
     }
 
     /// As an operator would, who does not wait for its clients.
-    fn stop(&mut self) {
+    pub fn stop(&mut self) {
         let mut child = self.child.take().unwrap();
         self.signal("INT", child.id());
         assert!(child.wait().unwrap().success());

@@ -3,6 +3,7 @@
 use std::error::Error;
 use std::path::Path;
 
+use base64::Engine as _;
 use insula_store::{OpenError, Store, StoreConfig, orgs};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 
@@ -14,6 +15,13 @@ fn authority() -> CertifiedIssuer<'static, KeyPair> {
     let mut params = CertificateParams::new(Vec::new()).unwrap();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
+}
+
+fn pem(what: &str, der: &[u8]) -> String {
+    let text = base64::engine::general_purpose::STANDARD.encode(der);
+    let lines: Vec<&str> =
+        (0..text.len()).step_by(64).map(|at| &text[at..text.len().min(at + 64)]).collect();
+    format!("-----BEGIN {what}-----\n{}\n-----END {what}-----\n", lines.join("\n"))
 }
 
 fn open(url: &str) -> Result<Store, OpenError> {
@@ -40,12 +48,15 @@ fn a_connection_is_encrypted_to_a_server_that_proves_its_name() {
     let folder = tempfile::tempdir().unwrap();
     let (ours, theirs) = (authority(), authority());
     let (root, other_root) = (folder.path().join("ca.pem"), folder.path().join("other.pem"));
-    std::fs::write(&root, ours.pem()).unwrap();
-    std::fs::write(&other_root, theirs.pem()).unwrap();
+    std::fs::write(&root, pem("CERTIFICATE", ours.der())).unwrap();
+    std::fs::write(&other_root, pem("CERTIFICATE", theirs.der())).unwrap();
     let key = KeyPair::generate().unwrap();
     let params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
     let certificate = params.signed_by(&key, &ours).unwrap();
-    let port = server.run_with_tls(&certificate.pem(), &key.serialize_pem());
+    let port = server.run_with_tls(
+        &pem("CERTIFICATE", certificate.der()),
+        &pem("PRIVATE KEY", &key.serialize_der()),
+    );
     let at = |host: &str, query: &str| {
         format!("postgres://insula@{host}:{port}/postgres?hostaddr=127.0.0.1&{query}")
     };
