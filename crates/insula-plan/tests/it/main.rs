@@ -3,6 +3,7 @@
 mod adversity;
 mod chance;
 mod drains;
+mod due;
 mod follower;
 mod loss;
 mod needless;
