@@ -251,12 +251,13 @@ impl Remotes {
         let mut named = BTreeMap::new();
         for (id, door) in &self.doors {
             let Behind { node, relay, environment, .. } = door.behind;
-            let caller = &self.hall.caller;
-            let alive = *alive
-                .entry(node)
-                .or_insert_with(|| *caller.health(node, relay).borrow() != Health::Dead);
             let shown = door.unnamed.is_none() && door.open.is_some();
-            if shown && alive && marks.contains_key(&environment) {
+            if !shown || !marks.contains_key(&environment) {
+                continue;
+            }
+            let caller = &self.hall.caller;
+            let is_alive = || *caller.health(node, relay).borrow() != Health::Dead;
+            if *alive.entry(node).or_insert_with(is_alive) {
                 let (service, at) = (door.service.clone(), door.at.into());
                 named.insert(*id, RemoteName { environment, service, at });
             }
