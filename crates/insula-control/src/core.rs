@@ -207,6 +207,7 @@ pub struct Core {
     /// Rows came in since the World let go of what nothing needs.
     unpruned: bool,
     looked_at_everything: Option<Millis>,
+    safety: targets::Safety,
     nonsense: u64,
     status: Reports,
 }
@@ -260,6 +261,7 @@ impl Core {
             took_in: false,
             unpruned: false,
             looked_at_everything: Some(now.steady),
+            safety: targets::Safety::default(),
             nonsense: 0,
             status: Reports::new(),
         };
@@ -596,9 +598,9 @@ impl Core {
             return;
         }
         self.looked_at_everything = Some(now.steady);
-        // What turns out to be another Target now was missed; see `pass_targets`.
-        self.concern.safety = !self.concern.every_node;
-        self.concern.everything();
+        // Nodes one after the other, see `pass_targets`.
+        self.safety = targets::Safety::of(self.sessions.keys().copied());
+        self.concern.every_route = true;
         self.due.everything(&self.world);
     }
 

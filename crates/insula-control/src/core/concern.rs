@@ -22,8 +22,6 @@ pub(super) struct Concern {
     pub(super) nodes: BTreeSet<NodeId>,
     /// All of them.
     pub(super) every_node: bool,
-    /// All of them are looked at, though nothing says that the others changed.
-    pub(super) safety: bool,
     /// Whoever runs something of these has neighbours that changed.
     pub(super) environments: BTreeSet<EnvironmentId>,
     /// Apps whose part of the table has to be made anew.

@@ -9,8 +9,25 @@ use insula_model::{Generation, InstanceId, NodeId, schema};
 use tracing::error;
 
 use super::ingest::Asked;
-use super::report::Reconciler;
+use super::report::{Pass, Reconciler};
 use super::{Core, Now, Send, Turn};
+
+/// Nodes that one turn looks at although nothing marked them: the rest has its turn soon, and nobody
+/// waits for it.
+const SAFETY_NODES_PER_TURN: usize = 64;
+
+/// A look at every node, some in each turn.
+#[derive(Debug, Default)]
+pub(super) struct Safety {
+    left: BTreeSet<NodeId>,
+    missed: usize,
+}
+
+impl Safety {
+    pub(super) fn of(nodes: impl Iterator<Item = NodeId>) -> Self {
+        Self { left: nodes.collect(), missed: 0 }
+    }
+}
 
 /// What a node was sent last in its session: not all of it, only what is compared.
 #[derive(Debug, Clone, PartialEq)]
@@ -29,45 +46,62 @@ impl Sent {
 
 impl Core {
     pub(super) fn pass_targets(&mut self, now: Now, turn: &mut Turn) {
+        self.pass_marked(now, turn);
+        self.pass_safety(now, turn);
+        self.concern.secrets.clear();
+    }
+
+    fn pass_marked(&mut self, now: Now, turn: &mut Turn) {
         let marked = self.marked();
         let every = std::mem::take(&mut self.concern.every_node);
-        let safety = std::mem::take(&mut self.concern.safety);
         if !every && marked.is_empty() {
             return;
         }
         let nodes: Vec<NodeId> = match every {
             true => self.sessions.keys().copied().collect(),
-            false => marked.iter().copied().filter(|n| self.sessions.contains_key(n)).collect(),
+            false => marked.into_iter().filter(|n| self.sessions.contains_key(n)).collect(),
         };
         let mut pass = self.pass();
-        let mut missed = 0;
-        let mut later = BTreeSet::new();
         for node in nodes {
             // Its greeting is not stored yet; the row will mark it again.
-            if !self.world.nodes.contains_key(&node) {
-                later.insert(node);
-                continue;
-            }
-            match self.look_at_target(node) {
-                Ok(Some(target)) => {
-                    missed += usize::from(safety && !marked.contains(&node));
-                    turn.targets.push(Send { target });
-                }
-                Ok(None) => {}
-                Err(problem) => {
-                    error!(%node, %problem, "a node's target cannot be written");
-                    pass.error = Some(format!("the target of {node} cannot be written: {problem}"));
-                }
+            if self.world.nodes.contains_key(&node) {
+                let sent = self.send_if_changed(node, &mut pass, turn);
+                pass.did("target sent", usize::from(sent));
             }
         }
-        self.concern.nodes = later;
-        self.concern.secrets.clear();
-        pass.did("target sent", turn.targets.len());
         self.note(Reconciler::Targets, pass, now);
-        if safety {
-            let mut pass = self.pass();
-            pass.did("target found stale", missed);
+    }
+
+    /// Looks at some of those that nothing marked: a Target that is another all the same was missed.
+    fn pass_safety(&mut self, now: Now, turn: &mut Turn) {
+        if self.safety.left.is_empty() {
+            return;
+        }
+        let mut pass = self.pass();
+        for _ in 0..SAFETY_NODES_PER_TURN {
+            let Some(node) = self.safety.left.pop_first() else { break };
+            if self.sessions.contains_key(&node) && self.world.nodes.contains_key(&node) {
+                self.safety.missed += usize::from(self.send_if_changed(node, &mut pass, turn));
+            }
+        }
+        if self.safety.left.is_empty() {
+            pass.did("target found stale", self.safety.missed);
             self.note(Reconciler::Safety, pass, now);
+        }
+    }
+
+    fn send_if_changed(&mut self, node: NodeId, pass: &mut Pass, turn: &mut Turn) -> bool {
+        match self.look_at_target(node) {
+            Ok(Some(target)) => {
+                turn.targets.push(Send { target });
+                true
+            }
+            Ok(None) => false,
+            Err(problem) => {
+                error!(%node, %problem, "a node's target cannot be written");
+                pass.error = Some(format!("the target of {node} cannot be written: {problem}"));
+                false
+            }
         }
     }
 
