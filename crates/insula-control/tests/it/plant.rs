@@ -93,6 +93,18 @@ impl Plant {
         self.reports(n);
     }
 
+    /// One that others reach through its relay.
+    pub fn joins_with_relay(&mut self, n: u64) {
+        self.joins(n);
+        let clock = self.now().wall;
+        let Inbound::NodeHello { node, name, version, mut facts } = hello(n, clock) else {
+            unreachable!("a greeting greets")
+        };
+        facts.relay = Some(([10, 1, 0, n as u8], 7_000).into());
+        self.tell(Inbound::NodeHello { node, name, version, facts });
+        self.reports(n);
+    }
+
     pub fn reports(&mut self, n: u64) {
         let agent = &self.agents[&node_id(n)];
         let report = obedient(agent.target.as_ref(), agent.ailments.clone());

@@ -179,6 +179,39 @@ fn only_those_hear_of_a_change_whom_it_concerns() {
 }
 
 #[test]
+fn neighbours_hear_of_each_other_and_of_a_loss_and_strangers_hear_nothing() {
+    // Two environments with two instances each, on four nodes.
+    let mut plant = Plant::new([Shop::new(1, 2).rows(), Shop::new(2, 2).rows()].concat());
+    (1..=4).for_each(|n| plant.joins_with_relay(n));
+    plant.rests();
+    let reached = |plant: &Plant, n: u64| {
+        let target = plant.agents[&node_id(n)].target.clone().unwrap();
+        let mine: Vec<_> = target.instances.iter().map(|i| i.place.environment).collect();
+        let mut reached: Vec<InstanceId> = Vec::new();
+        for neighbour in target.fleet.neighbours.values() {
+            assert!(neighbour.instances.values().all(|it| mine.contains(&it.environment)));
+            reached.extend(neighbour.instances.keys());
+        }
+        reached
+    };
+    let before: usize = (1..=4).map(|n| reached(&plant, n).len()).sum();
+    assert_eq!(before, 4, "each of the four knows the other one of its environment");
+    assert!(plant.table.as_ref().is_some_and(|table| table.relays.len() == 4));
+    plant.cut_off(1);
+    plant.passes(Millis::secs(60));
+    let lost: Vec<InstanceId> =
+        plant.store.instances.of_node(node_id(1)).map(|row| row.id).collect();
+    assert_eq!(lost.len(), 1);
+    for n in 2..=4 {
+        assert!(reached(&plant, n).iter().all(|id| !lost.contains(id)));
+    }
+    plant.joins_with_relay(1);
+    plant.passes(Millis(3 * SAFETY_INTERVAL.0));
+    let safety = &plant.core.status(plant.now()).reports[&Reconciler::Safety];
+    assert_eq!((safety.passes >= 3, &safety.did), (true, &[].into()));
+}
+
+#[test]
 fn the_look_at_everything_finds_nothing_that_was_missed() {
     let mut plant = fleet(3, 3);
     plant.commit(Shop::new(2, 4).rows());
