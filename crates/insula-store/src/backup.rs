@@ -142,6 +142,7 @@ pub fn restore(from: &Path, to: &Path) -> Result<(), RestoreError> {
             )?;
             // What ran, ran on a machine that this one is not: it is placed again.
             database.execute("DELETE FROM instances", &[])?;
+            database.execute("DELETE FROM cohorts", &[])?;
             database.execute("DELETE FROM nodes", &[])?;
             database.execute("DELETE FROM feed", &[])?;
             database.batch("COMMIT")

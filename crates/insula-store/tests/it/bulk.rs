@@ -6,7 +6,7 @@ use insula_model::feed::Change;
 use insula_model::instance::{Instance, Intent};
 use insula_model::observed::Observed;
 use insula_model::{Bytes, Generation, InstanceId, MilliCpu};
-use insula_store::{Kind, Page, Store, WriteError, apps, feed, instances, releases};
+use insula_store::{Kind, Page, Store, StoreConfig, WriteError, apps, feed, instances, releases};
 
 use crate::model::{
     Fixture, Tenant, at, deployment_id, instance_id, node_id, ready, release_id, run_id,
@@ -233,4 +233,27 @@ fn what_instances_share_goes_with_the_last_of_them() {
     assert!(!kept());
     let said = fixture.write(move |tx| instances::create_many(tx, &again));
     assert!(matches!(said, Err(WriteError::NotFound { kind: Kind::App })), "{said:?}");
+}
+
+#[test]
+fn a_restored_store_holds_nothing_for_what_ran_elsewhere() {
+    let fixture = Fixture::new();
+    let tenant = Tenant::of(1);
+    let (org, app, release) = (tenant.org.id, tenant.app.id, tenant.release.id);
+    let told = |changes: Vec<Change>| {
+        let of = |change: &Change| matches!(change, Change::Release(row) if row.id == release);
+        changes.iter().any(of)
+    };
+    fixture
+        .write(move |tx| {
+            tenant.deploy(tx)?;
+            apps::delete(tx, org, app)
+        })
+        .unwrap();
+    assert!(told(fixture.read(|tx| Ok(feed::snapshot(tx)?)).1), "its instance needs it");
+    let [backup, to] = ["backup", "restored.db"].map(|name| fixture.folder.path().join(name));
+    fixture.store.backup_to_blocking(&backup).unwrap();
+    insula_store::restore(&backup, &to).unwrap();
+    let restored = Store::open(StoreConfig::new(&to)).unwrap();
+    assert!(!told(restored.read_blocking(feed::snapshot).unwrap().1), "nothing needs it");
 }
