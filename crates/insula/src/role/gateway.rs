@@ -4,9 +4,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::bail;
+use anyhow::{Context, bail};
 use insula_gateway::{GatewayConfig, Ground, Server};
-use insula_kit::pki::Invitation;
 
 use super::LogFormatArg;
 use crate::data::Data;
@@ -27,8 +26,8 @@ pub struct Args {
     #[arg(long, value_delimiter = ',', value_name = "HOST:PORT")]
     server: Vec<String>,
     /// What `insula nodes token --for gateway` printed; needed once
-    #[arg(long, env = "INSULA_JOIN_TOKEN", hide_env_values = true, requires = "server")]
-    token: Option<Invitation>,
+    #[arg(long, env = "INSULA_JOIN_TOKEN", hide_env_values = true)]
+    token: Option<String>,
     /// How to log
     #[arg(long, value_enum, default_value = "auto")]
     log_format: LogFormatArg,
@@ -43,7 +42,8 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         if let Some(odd) = args.server.iter().find(|one| !insula_member::is_address(one)) {
             bail!("--server {odd}: write HOST:PORT, as in 10.0.0.1:7443");
         }
-        Server::Fleet { servers: args.server, token: args.token }
+        let token = args.token.as_deref().map(str::parse).transpose().context("--token")?;
+        Server::Fleet { servers: args.server, token }
     };
     let _lock = super::hold(&data, "gateway")?;
     insula_gateway::run(GatewayConfig {
