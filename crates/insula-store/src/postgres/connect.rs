@@ -46,7 +46,7 @@ async fn prepare(of: &Postgres, client: &Client) -> Result<(), DbError> {
     };
     // The pause is the server's to measure: it holds even when this process does not run.
     let settings = format!(
-        "SET search_path TO {}, pg_temp;
+        "SET search_path TO \"{}\", pg_temp;
          SET lock_timeout TO {};
          SET idle_in_transaction_session_timeout TO {};
          SET synchronous_commit TO on;

@@ -62,7 +62,7 @@ async fn listen(
             let _ = heard.send(note.payload().to_owned());
         }
     };
-    let begin = format!("SET search_path TO {}, pg_temp; LISTEN {}", url.schema, url.channel());
+    let begin = format!("SET search_path TO \"{}\", pg_temp; LISTEN {}", url.schema, url.channel());
     let connect = async {
         let (client, mut driver) = connect::open(url, hear).await?;
         // Listening first, so that nothing falls between the two.

@@ -72,7 +72,7 @@ fn step(database: &Postgres, url: &PostgresUrl, migrations: &[&str]) -> Result<S
     let named = [Value::from(schema.as_str())];
     let exists = "SELECT 1 FROM pg_namespace WHERE nspname = ?1";
     if database.query(exists, &named, |_| Ok(()))?.is_empty() {
-        database.batch(&format!("CREATE SCHEMA {schema}"))?;
+        database.batch(&format!("CREATE SCHEMA \"{schema}\""))?;
     }
     let tables = "SELECT tablename FROM pg_tables WHERE schemaname = ?1";
     let tables = database.query(tables, &named, |row| row.text())?;
