@@ -17,6 +17,7 @@ mod ailments;
 mod concern;
 mod deployments;
 mod edge;
+mod flight;
 pub mod ingest;
 pub mod mutation;
 mod nodes;
@@ -24,12 +25,12 @@ pub mod presence;
 pub mod report;
 mod routes;
 mod targets;
+mod told;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use insula_kit::random::Random;
-use insula_link::Inbound;
 use insula_model::feed::Change;
 use insula_model::fleet::Member;
 use insula_model::node::Ailment;
@@ -38,13 +39,13 @@ use insula_model::routes::{Route, RouteTable};
 use insula_model::target::NodeTarget;
 use insula_model::{
     AppId, EventId, Generation, HostName, ID_RANDOM_BYTES, Millis, NodeId, NodeName, Timestamp,
-    limits,
 };
 use insula_plan::{Due, Measured, Plan, Rules, View, World};
 
 use concern::{Concern, Environments};
 use edge::EdgeLedger;
-use mutation::{Greeting, Mutation, Outcome, Sight, Ticket, What};
+use flight::Flight;
+use mutation::{Greeting, Mutation, Ticket};
 use presence::Ledger;
 use report::{Pass, Reconciler, Reports, Status};
 
@@ -57,10 +58,6 @@ pub const TURNS_IN_A_ROW_MAX: usize = 32;
 pub const SAFETY_INTERVAL: Millis = Millis::secs(60);
 /// How often presence is looked at: a share of a heartbeat.
 pub const TICK: Millis = Millis(250);
-/// What a report changes goes into mutations of this many rows, so that others get their turn.
-const SIGHTS_PER_MUTATION_MAX: usize = 128;
-/// A report tells of a handful of transitions of one instance at most.
-const EVENTS_PER_SIGHT_MAX: usize = 8;
 
 /// What does not change while a core lives.
 #[derive(Debug, Clone)]
@@ -133,37 +130,6 @@ struct Session {
     /// How far its clock was from ours when it greeted.
     skew_ms: i64,
     sent: Option<targets::Sent>,
-}
-
-/// What is being stored: one or more mutations.
-#[derive(Debug)]
-struct Flight {
-    cargo: Cargo,
-    /// Mutations without an answer yet.
-    open: usize,
-    failed: bool,
-}
-
-#[derive(Debug)]
-enum Cargo {
-    Greeting {
-        node: NodeId,
-        session: u64,
-        greeting: Box<Greeting>,
-    },
-    /// `settles`: it answered the Target that was sent.
-    Report {
-        node: NodeId,
-        session: u64,
-        report: Box<NodeReport>,
-        settles: bool,
-    },
-    Ailments {
-        node: NodeId,
-    },
-    Actions {
-        steps: usize,
-    },
 }
 
 pub struct Core {
@@ -268,73 +234,6 @@ impl Core {
         core.take_snapshot(generation, rows);
         core.current_as_of = Some(0);
         core
-    }
-
-    /// Notes what a session told; a later `turn` has it stored.
-    pub fn tell(&mut self, message: Inbound, now: Now) {
-        self.acted_in_a_row = 0;
-        match message {
-            Inbound::NodeHello { node, name, version, facts } => {
-                self.end_session(node);
-                self.sessions_begun += 1;
-                let skew_ms = facts
-                    .clock
-                    .map_or(0, |clock| clock.as_millis().saturating_sub(now.wall.as_millis()));
-                let number = self.sessions_begun;
-                self.sessions.insert(node, Session { number, skew_ms, ..Session::default() });
-                self.concern.nodes.insert(node);
-                self.ledger.heard(node);
-                self.greetings.insert(node, Box::new(Greeting { name, version, facts }));
-            }
-            Inbound::NodeReport { node, report } => self.take_report(node, report),
-            Inbound::NodeGone { node } => self.end_session(node),
-            Inbound::GatewayHello { gateway } => {
-                self.edge.hello(gateway);
-                self.edge_moved = true;
-            }
-            Inbound::RouteAck { gateway, generation, busy } => {
-                self.edge.acked(gateway, generation, busy);
-                self.edge_moved = true;
-            }
-            Inbound::GatewayGone { gateway } => {
-                self.edge.gone(gateway);
-                self.edge_moved = true;
-            }
-        }
-    }
-
-    fn take_report(&mut self, node: NodeId, report: NodeReport) {
-        // Of a session that has ended: the next one begins with a report.
-        if !self.sessions.contains_key(&node) {
-            return;
-        }
-        self.ledger.heard(node);
-        let named = report.instances.len().max(report.builds.len());
-        if named > limits::REPORT_INSTANCES_MAX {
-            self.nonsense += 1;
-            self.ails(node, vec![ailments::too_long(named)]);
-            return;
-        }
-        self.ails(node, ailments::sane(&report.ailments));
-        self.reports.insert(node, Box::new(report));
-    }
-
-    /// What a node says is wrong with it, all of it.
-    fn ails(&mut self, node: NodeId, ailments: Vec<Ailment>) {
-        if let Some(session) = self.sessions.get_mut(&node)
-            && session.ailments.as_ref() != Some(&ailments)
-        {
-            session.ailments = Some(ailments);
-            self.ailing.insert(node);
-        }
-    }
-
-    fn end_session(&mut self, node: NodeId) {
-        self.sessions.remove(&node);
-        self.greetings.remove(&node);
-        self.reports.remove(&node);
-        self.ledger.unsettle(node);
-        self.look_at_presence(node);
     }
 
     /// Lets time pass, with what the sessions say of when each node was heard last, on the steady
@@ -457,61 +356,6 @@ impl Core {
         self.due.everything(&self.world);
     }
 
-    /// What became of a mutation.
-    pub fn wrote(&mut self, ticket: Ticket, outcome: Outcome, now: Now) {
-        let Some(number) = self.open.remove(&ticket) else { return };
-        self.answered += 1;
-        let Some(flight) = self.flights.get_mut(&number) else { return };
-        flight.open -= 1;
-        match outcome {
-            Outcome::Done => {}
-            Outcome::Overtaken => match flight.cargo {
-                Cargo::Actions { steps } => self.singly |= steps > 1,
-                // The store knows it as removed for ever.
-                Cargo::Greeting { node, .. } => self.concern.removed.push(Member::Node(node)),
-                Cargo::Report { .. } | Cargo::Ailments { .. } => {}
-            },
-            Outcome::Failed => {
-                flight.failed = true;
-                let report = self.status.entry(Reconciler::Deployments).or_default();
-                report.error = Some("the store did not take what was to be written".to_owned());
-                self.resume = Some(Millis(now.steady.0 + STORE_PAUSE.0));
-                if let Cargo::Actions { steps } = flight.cargo {
-                    self.singly |= steps > 1;
-                }
-            }
-        }
-        if flight.open == 0
-            && let Some(flight) = self.flights.remove(&number)
-        {
-            self.landed(flight);
-        }
-    }
-
-    /// Everything of a flight was answered.
-    fn landed(&mut self, flight: Flight) {
-        match flight.cargo {
-            Cargo::Greeting { node, session, greeting } => {
-                if flight.failed && self.is_session(node, session) {
-                    self.greetings.entry(node).or_insert(greeting);
-                }
-            }
-            Cargo::Report { node, session, report, settles } => {
-                if !self.is_session(node, session) {
-                    return;
-                }
-                if flight.failed {
-                    // A newer one says it all.
-                    self.reports.entry(node).or_insert(report);
-                } else if settles {
-                    self.settle(node);
-                }
-            }
-            Cargo::Ailments { node } => drop(self.ailing.insert(node)),
-            Cargo::Actions { .. } => {}
-        }
-    }
-
     fn is_session(&self, node: NodeId, number: u64) -> bool {
         self.sessions.get(&node).is_some_and(|session| session.number == number)
     }
@@ -602,76 +446,6 @@ impl Core {
         self.safety = targets::Safety::of(self.sessions.keys().copied());
         self.concern.every_route = true;
         self.due.everything(&self.world);
-    }
-
-    /// Has greetings and reports stored.
-    fn take_in(&mut self, now: Now, turn: &mut Turn) {
-        for (node, greeting) in std::mem::take(&mut self.greetings) {
-            let Some(session) = self.sessions.get(&node).map(|s| s.number) else { continue };
-            let event = self.event_id(now);
-            let what = What::Greet { node, greeting: greeting.clone(), event };
-            let flight = self.fly(Cargo::Greeting { node, session, greeting });
-            self.write(flight, what, now, turn);
-        }
-        for (node, report) in std::mem::take(&mut self.reports) {
-            let Some(session) = self.sessions.get(&node) else { continue };
-            // Its greeting comes first: a node without a row holds nothing.
-            if !self.world.nodes.contains_key(&node) {
-                self.reports.insert(node, report);
-                continue;
-            }
-            let number = session.number;
-            let asked = session.sent.as_ref().map(targets::Sent::asked);
-            let understood = ingest::report(&self.world, node, &report, asked, now.wall);
-            self.nonsense += understood.nonsense as u64;
-            if understood.seen.is_empty() {
-                if understood.answers {
-                    self.settle(node);
-                }
-                continue;
-            }
-            let flight = self.fly(Cargo::Report {
-                node,
-                session: number,
-                report,
-                settles: understood.answers,
-            });
-            let sights: Vec<Sight> = understood
-                .seen
-                .into_iter()
-                .map(|seen| Sight { events: self.event_ids(&seen, now), seen })
-                .collect();
-            for part in sights.chunks(SIGHTS_PER_MUTATION_MAX) {
-                let what = What::Saw { node, seen: part.to_vec() };
-                self.write(flight, what, now, turn);
-            }
-        }
-    }
-
-    fn fly(&mut self, cargo: Cargo) -> u64 {
-        self.tickets += 1;
-        self.flights.insert(self.tickets, Flight { cargo, open: 0, failed: false });
-        self.tickets
-    }
-
-    fn write(&mut self, number: u64, what: What, now: Now, turn: &mut Turn) {
-        self.tickets += 1;
-        let ticket = Ticket(self.tickets);
-        if let Some(flight) = self.flights.get_mut(&number) {
-            flight.open += 1;
-        }
-        self.open.insert(ticket, number);
-        let world = Arc::clone(&self.world);
-        turn.writes.push(Mutation { ticket, world, at: now.wall, what });
-    }
-
-    fn event_ids(&self, seen: &ingest::Seen, now: Now) -> Vec<EventId> {
-        let count = match seen {
-            ingest::Seen::Instance { told, .. } => told.len().min(EVENTS_PER_SIGHT_MAX),
-            ingest::Seen::Build { .. } => 1,
-            ingest::Seen::Turn { .. } => 0,
-        };
-        (0..count).map(|_| self.event_id(now)).collect()
     }
 
     fn event_id(&self, now: Now) -> EventId {

@@ -118,7 +118,8 @@ impl<'a> Shell<'a> {
             tokio::select! {
                 biased;
                 _ = shutdown.requested() => return End::Asked,
-                _ = standing.changed() => {}
+                // Whoever holds elections is gone, and with it this server.
+                changed = standing.changed() => if changed.is_err() { return End::Asked },
                 _ = tick.tick() => self.tick(),
                 Some(first) = inbound.recv() => self.take(first, inbound),
                 changed = head.changed() => {

@@ -221,7 +221,7 @@ impl Concern {
 
     fn builds(&mut self, world: &World, of: impl Fn(&Build) -> bool) {
         let builds = world.builds_under_way().filter(|build| of(build));
-        self.nodes.extend(builds.filter_map(|build| builds_on(build)));
+        self.nodes.extend(builds.filter_map(builds_on));
     }
 
     /// A node that is reached elsewhere than before, or not at all: by those that share an

@@ -8,9 +8,10 @@ use insula_plan::Action;
 use insula_plan::effect::Fresh;
 use tracing::warn;
 
+use super::flight::Cargo;
 use super::mutation::{Step, What};
 use super::report::Reconciler;
-use super::{Cargo, Core, Now, STORE_PAUSE, TURNS_IN_A_ROW_MAX, Turn};
+use super::{Core, Now, STORE_PAUSE, TURNS_IN_A_ROW_MAX, Turn};
 
 /// Rows that one mutation may write: large enough that its overhead does not count, small enough
 /// that others get their turn.

@@ -6,9 +6,10 @@ use insula_model::node::Capacity;
 use insula_model::{Bytes, MilliCpu};
 use insula_plan::Measured;
 
+use super::flight::Cargo;
 use super::mutation::What;
 use super::report::Reconciler;
-use super::{Cargo, Core, Now, Turn, ailments};
+use super::{Core, Now, Turn, ailments};
 
 /// Measured use is told in so many steps of what a node has. Finer ones would change the World, and
 /// nothing else, with each breath of a fleet.
