@@ -128,6 +128,8 @@ pub async fn run(config: AgentConfig, shutdown: Shutdown) -> Result<(), AgentErr
     });
     let artifacts = Artifacts::open(&layout, server.clone(), config.host.mode())
         .map_err(AgentError::Artifacts)?;
+    let lease = config.failover_lease.as_duration();
+    let contact = Contact::open(&layout.contact(), lease, Arc::new(KernelTicks));
     let shared = Arc::new(Shared {
         logs: LogRoot::of(&config.data),
         board: Board::default(),
@@ -144,6 +146,7 @@ pub async fn run(config: AgentConfig, shutdown: Shutdown) -> Result<(), AgentErr
         measured: Measured::default(),
         vitals: Vitals::default(),
         fleet: watch::Sender::default(),
+        contact: contact.clone(),
         layout: layout.clone(),
     });
     let kept = kept::load(&layout, &key).unwrap_or_else(|error| {
@@ -151,8 +154,6 @@ pub async fn run(config: AgentConfig, shutdown: Shutdown) -> Result<(), AgentErr
         tracing::error!(error = %chain(&error), "the last Target cannot be read");
         None
     });
-    let lease = config.failover_lease.as_duration();
-    let contact = Contact::open(&layout.contact(), lease, Arc::new(KernelTicks));
     let mut node =
         Node::new(Arc::clone(&shared), Arc::new(key), Arc::clone(&random), contact.clone());
     node.resume(records, kept).await;
@@ -186,6 +187,7 @@ pub async fn run(config: AgentConfig, shutdown: Shutdown) -> Result<(), AgentErr
         config.relay.advertise.or(listener.as_ref().and_then(|it| it.local_addr().ok()));
     tasks.spawn(relay_once_member(Arc::clone(&shared), listener, net.clone(), credentials));
     tasks.spawn(contact.clone().keep(layout.contact(), node.leased(), shutdown.clone()));
+    tasks.spawn(contact.clone().tell_keeper(layout.run(), node.leased()));
     let health = Health {
         data: layout.agent(),
         cgroup_parent: net.is_some().then(|| identity.cgroup_parent()),

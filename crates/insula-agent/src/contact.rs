@@ -31,7 +31,7 @@ use insula_kit::shutdown::Shutdown;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
-use crate::boot;
+use crate::{boot, keeper};
 
 /// A machine that slept wakes a timer late, so the end is looked for at least this often.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -135,6 +135,20 @@ impl Contact {
             // Never zero: a timer that fires a little early must not spin.
             let left = left.clamp(Duration::from_millis(1), LOOK_EVERY);
             tokio::time::sleep(left).await;
+        }
+    }
+
+    /// Tells the keeper in `run` whenever it moves, and now and then to one that may be new, while
+    /// somebody depends on it.
+    pub async fn tell_keeper(self, run: PathBuf, mut needed: watch::Receiver<bool>) {
+        let mut state = self.state.subscribe();
+        while needed.wait_for(|needed| *needed).await.is_ok() {
+            // A failure means that nobody can say anything new.
+            let _ = tokio::time::timeout(LOOK_EVERY, state.changed()).await;
+            let heard = state.borrow_and_update().heard;
+            if let Some(heard) = heard {
+                keeper::tell(&run, keeper::Word { heard, lease: self.lease });
+            }
         }
     }
 

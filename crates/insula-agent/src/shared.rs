@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use crate::artifact::Artifacts;
 use crate::board::Board;
 use crate::config::BuildSettings;
+use crate::contact::Contact;
 use crate::health::Vitals;
 use crate::kept::Secrets;
 use crate::layout::Layout;
@@ -42,6 +43,7 @@ pub struct Shared {
     pub vitals: Vitals,
     /// What the newest Target says of the rest of the fleet.
     pub fleet: watch::Sender<Arc<FleetTarget>>,
+    pub contact: Contact,
 }
 
 /// The sandboxes whose use is measured: those of instances that run.

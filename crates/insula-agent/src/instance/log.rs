@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use insula_model::limits::{CAUSE_TAIL_LINE_LEN_MAX, CAUSE_TAIL_LINES_MAX};
+use insula_model::spec::Failover;
 use insula_model::target::InstanceTarget;
 use insula_sandbox::SandboxDir;
 
@@ -30,6 +31,10 @@ pub fn log_spec(target: &InstanceTarget) -> LogSpec {
         rate_bytes_per_s: target.log_rate.0,
         burst_bytes: target.log_rate.0.saturating_mul(BURST_SECS),
         keep: APP_BOUND,
+        lease_grace_ms: match target.failover {
+            Failover::Lease => Some(target.stop.grace.0),
+            Failover::Never => None,
+        },
     }
 }
 

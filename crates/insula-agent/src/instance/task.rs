@@ -12,7 +12,7 @@ use std::time::Duration;
 use insula_kit::seal::SecretBytes;
 use insula_model::deployment::{Cause, CauseCode};
 use insula_model::observed::{ExitNote, InstancePhase, InstanceReport};
-use insula_model::spec::Isolation;
+use insula_model::spec::{Failover, Isolation};
 use insula_model::target::{InstanceIntent, InstanceTarget};
 use insula_model::{Timestamp, VariableName};
 use insula_sandbox::{Record, SandboxId};
@@ -269,6 +269,7 @@ impl InstanceTask {
     async fn step(&mut self, step: Step) {
         match step {
             Step::Prepare => self.prepare().await,
+            Step::Launch if self.is_out_of_contact() => self.wait_for_contact().await,
             Step::Launch => self.launch().await,
             Step::Signal => {
                 if let Some(running) = &self.running {
@@ -302,6 +303,19 @@ impl InstanceTask {
                 }
                 self.record.life.see(Seen::Forgotten, self.rules, self.shared.now());
             }
+        }
+    }
+
+    /// An agent that was frozen finds instances ended before it finds out why.
+    fn is_out_of_contact(&self) -> bool {
+        self.record.target.failover == Failover::Lease && self.shared.contact.epoch().is_none()
+    }
+
+    async fn wait_for_contact(&mut self) {
+        tokio::select! {
+            // The node says what follows from it.
+            Ok(()) = self.assignment.changed() => self.take_assignment(),
+            () = tokio::time::sleep(CLEAN_AGAIN_AFTER) => {}
         }
     }
 

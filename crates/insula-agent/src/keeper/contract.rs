@@ -38,6 +38,9 @@ pub struct LogSpec {
     pub burst_bytes: u64,
     /// What is kept of the whole app.
     pub keep: Bound,
+    /// Of what may run only in contact with a server: what it is granted beyond its lease.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease_grace_ms: Option<u64>,
 }
 
 /// How the log of a sandbox ended. Its presence means that everything is in the log.

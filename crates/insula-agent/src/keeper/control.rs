@@ -156,7 +156,7 @@ impl Socket {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             Ok(()) | Err(_) => {}
         }
-        let socket = with_short_path(run, |path| UnixDatagram::bind(path))?;
+        let socket = with_short_path(run, SOCKET_FILE, |path| UnixDatagram::bind(path))?;
         socket.set_nonblocking(true)?;
         Ok(Self(socket))
     }
@@ -187,13 +187,17 @@ impl std::os::fd::AsFd for Socket {
 fn send(run: &Path, order: Order) -> io::Result<()> {
     let socket = UnixDatagram::unbound()?;
     socket.set_nonblocking(true)?;
-    with_short_path(run, |path| socket.send_to(order.bytes(), path)).map(drop)
+    with_short_path(run, SOCKET_FILE, |path| socket.send_to(order.bytes(), path)).map(drop)
 }
 
 /// A socket's address has room for 107 bytes and a data folder may be deep: goes through a descriptor.
-fn with_short_path<T>(run: &Path, f: impl FnOnce(&Path) -> io::Result<T>) -> io::Result<T> {
+pub(crate) fn with_short_path<T>(
+    run: &Path,
+    name: &str,
+    f: impl FnOnce(&Path) -> io::Result<T>,
+) -> io::Result<T> {
     let dir = File::open(run)?;
-    let path = PathBuf::from(format!("/proc/self/fd/{}/{SOCKET_FILE}", dir.as_raw_fd()));
+    let path = PathBuf::from(format!("/proc/self/fd/{}/{name}", dir.as_raw_fd()));
     f(&path)
 }
 

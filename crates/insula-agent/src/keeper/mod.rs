@@ -9,11 +9,12 @@
 //! - No app ever waits for a disk: what cannot be written, or is over the rate, is dropped, counted,
 //!   and said so in the log.
 //!
-//! It has one thread, sleeps in the kernel while nothing is written, and uses one set of buffers for
+//! It has one thread (and one for `fence`), sleeps in the kernel while nothing is written, and uses one set of buffers for
 //! all instances. Not here: starting and ending sandboxes, and reading logs (see `log`).
 
 mod contract;
 mod control;
+mod fence;
 mod gate;
 mod instance;
 mod intake;
@@ -22,6 +23,7 @@ mod spool;
 
 pub use contract::{ContractError, Exit, KeptRecord, LOG_SCHEMA, LogSpec};
 pub use control::{is_running, nudge, spawn_if_absent, stop};
+pub use fence::{Word, tell};
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
@@ -89,6 +91,7 @@ pub fn run(config: KeeperConfig) -> Result<ExitCode, KeeperError> {
     let take_over = |source| KeeperError::TakeOver { run: run.clone(), source };
     leave_the_spawner();
     let mut keeper = Keeper::start(&config).map_err(take_over)?;
+    fence::begin(run.clone()).map_err(take_over)?;
     keeper.watch().map_err(|source| KeeperError::Wait { run: run.clone(), source })?;
     Ok(ExitCode::SUCCESS)
 }

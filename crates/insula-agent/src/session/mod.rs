@@ -89,8 +89,8 @@ enum SessionError {
     NoGreeting,
     #[error("the server missed {LOST_MAX} heartbeats")]
     Silent,
-    /// What it says of instances that depend on contact came when there was none. It says it again
-    /// to whoever asks again.
+    /// What was said of instances that depend on contact counts no more, for there was none. Who
+    /// asks again is told again.
     #[error("the server's answers took longer than a lease")]
     Late,
     #[error("write a document for the server")]
@@ -198,6 +198,8 @@ impl Session {
         let greeting = tokio::time::sleep(GREETING_TIME_MAX);
         tokio::pin!(greeting);
         let (mut sequence, mut beats) = (0u64, Beats::new());
+        // Of this session: what was said in it counts in no other.
+        let mut epoch = None;
         let mut unreported = None;
         let mut quiet_until = Instant::now();
         loop {
@@ -211,20 +213,16 @@ impl Session {
                             *greeted = true;
                             // It has heard our Hello.
                             self.contact.answered(began);
+                            epoch = self.contact.epoch();
                             heart = interval(heartbeat(welcome.heartbeat_ms));
                             beats.expect(welcome.ack_every);
                             tracing::info!(server = welcome.server_version, "joined the server");
                         }
                         Some(Down::Target(target)) => {
-                            let epoch = self.contact.epoch();
-                            let received = Received { target, epoch };
                             if sequence == 0 {
-                                unreported = Some(received);
+                                unreported = Some(target);
                             } else {
-                                self.targets.put(received);
-                            }
-                            if epoch.is_none() {
-                                return Err(SessionError::Late);
+                                self.targets.put(Received { target, epoch });
                             }
                         }
                         Some(Down::LogRequest(request)) => logs.begin(request),
@@ -232,6 +230,9 @@ impl Session {
                         Some(Down::HeartbeatAck(ack)) => {
                             if let Some(beat) = beats.answered(ack.sequence) {
                                 self.contact.answered(beat.uptime);
+                                if self.contact.epoch() != epoch {
+                                    return Err(SessionError::Late);
+                                }
                                 let ours = self.clock.now_ms();
                                 self.vitals.round_trip(beat.took(), ack.clock_ms, ours);
                             }
@@ -247,8 +248,8 @@ impl Session {
                     quiet_until = Instant::now() + REPORT_PAUSE_PER_INSTANCE * instances;
                     let document = serde_json::to_string(&report)?;
                     send(&control, Up::Report(wire::Report { document, sequence })).await?;
-                    if let Some(received) = unreported.take() {
-                        self.targets.put(received);
+                    if let Some(target) = unreported.take() {
+                        self.targets.put(Received { target, epoch });
                     }
                 }
                 _ = heart.tick() => {

@@ -107,6 +107,7 @@ impl Sandbox {
             rate_bytes_per_s: rate,
             burst_bytes: burst,
             keep,
+            lease_grace_ms: None,
         };
         spec.store(&dir).unwrap();
         Self { dir, instance, init, _held: held }

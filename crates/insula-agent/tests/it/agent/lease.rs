@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use insula_model::spec::Failover;
 
+use rustix::process::Signal;
+
 use super::instance::{RUN, app};
 use super::world::{World, alone, eventually, get};
 
@@ -75,6 +77,26 @@ fn an_agent_that_is_replaced_in_contact_leaves_the_leased_alone() {
         let report = world.until_phase(1, "ready").await;
         assert_eq!((report.restarts, report.last_exit), (0, None));
         assert_eq!(world.sandboxes(), before);
+    });
+}
+
+#[test]
+fn a_frozen_agent_does_not_keep_the_leased_running() {
+    let name = "agent::lease::a_frozen_agent_does_not_keep_the_leased_running";
+    alone(name, async || {
+        let world = world().await;
+        let (steady, leased) = (world.until_ready(0).await, world.until_ready(1).await);
+        world.signal_agent(Signal::STOP);
+        // Lease and grace are over, and the keeper does what the agent cannot.
+        let patience = Duration::from_millis(200);
+        let answers = || std::net::TcpStream::connect_timeout(&leased, patience).is_ok();
+        eventually("the end of the leased one", || !answers()).await;
+        get(steady, "/").await.unwrap();
+        world.state.report.send_replace(None);
+        world.signal_agent(Signal::CONT);
+        // It has lost its lease, asks again, and is told again.
+        world.until_ready(1).await;
+        assert_eq!(world.until_phase(0, "ready").await.restarts, 0);
     });
 }
 

@@ -198,6 +198,10 @@ impl World {
         agent.wait().unwrap();
     }
 
+    pub fn signal_agent(&self, signal: Signal) {
+        kill_process(Pid::from_child(self.agent.as_ref().unwrap()), signal).unwrap();
+    }
+
     /// Asks the agent to end and waits until it has.
     pub async fn end_agent(&mut self, signal: Signal) {
         let mut agent = self.agent.take().unwrap();
