@@ -23,6 +23,17 @@ use crate::store::{Place, Store, StoreConfig};
 /// for seven weeks.
 const RESTORED_GENERATIONS_SKIPPED: u64 = 1 << 32;
 
+/// What ran, ran on a machine that this one is not: it is placed again. Nor are the servers of then
+/// these; the fence of their leases stays.
+const NOT_RESTORED: &[(&str, &str)] = &[
+    ("instances", "DELETE FROM instances"),
+    ("cohorts", "DELETE FROM cohorts"),
+    ("nodes", "DELETE FROM nodes"),
+    ("feed", "DELETE FROM feed"),
+    ("servers", "DELETE FROM servers"),
+    ("leases", "UPDATE leases SET until = 0"),
+];
+
 /// A backup may wait longer than a request for somebody who holds the file.
 const WAIT: Millis = Millis::secs(30);
 
@@ -140,11 +151,13 @@ pub fn restore(from: &Path, to: &Path) -> Result<(), RestoreError> {
                  WHERE name = 'feed_trimmed'",
                 &[],
             )?;
-            // What ran, ran on a machine that this one is not: it is placed again.
-            database.execute("DELETE FROM instances", &[])?;
-            database.execute("DELETE FROM cohorts", &[])?;
-            database.execute("DELETE FROM nodes", &[])?;
-            database.execute("DELETE FROM feed", &[])?;
+            for (table, statement) in NOT_RESTORED {
+                let sql = "SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = ?1";
+                // A backup of an older format may not have it yet.
+                if !database.query(sql, &[(*table).into()], |_| Ok(()))?.is_empty() {
+                    database.execute(statement, &[])?;
+                }
+            }
             database.batch("COMMIT")
         };
         write().map_err(|source| RestoreError::Write { path: to.to_owned(), source })

@@ -148,3 +148,18 @@ fn nothing_is_overwritten_and_nothing_damaged_is_restored() {
     let restored = open(&to);
     assert_eq!(restored.read_blocking(orgs::count).unwrap(), 200);
 }
+
+#[test]
+fn a_backup_of_the_format_before_is_restored_and_then_migrated() {
+    let folder = tempfile::tempdir().unwrap();
+    let (backup, to) = (folder.path().join("older"), folder.path().join("insula.db"));
+    let older = rusqlite::Connection::open(&backup).unwrap();
+    older.execute_batch(include_str!("../../src/migrations/0001.sql")).unwrap();
+    older.execute_batch("PRAGMA application_id = 0x696e7375; PRAGMA user_version = 1;").unwrap();
+    older
+        .execute_batch("INSERT INTO orgs VALUES ('org_', 'acme', 0, 1, 1, 1, 1, 1, 1, 1)")
+        .unwrap();
+    drop(older);
+    restore(&backup, &to).unwrap();
+    assert_eq!(open(&to).read_blocking(orgs::count).unwrap(), 1);
+}

@@ -238,7 +238,7 @@ CREATE TABLE instances (
     -- What its node reported, a document; nothing until it has.
     observed TEXT COLLATE "C"
 );
-CREATE INDEX instances_by_cohort ON instances (cohort);
+CREATE INDEX instances_by_cohort ON instances (cohort, id);
 CREATE TABLE runs (
     id TEXT COLLATE "C" PRIMARY KEY,
     org TEXT COLLATE "C" NOT NULL,
