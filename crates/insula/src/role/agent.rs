@@ -116,8 +116,9 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
 fn endpoint(data: &Data, servers: Vec<String>, token: Option<&str>) -> anyhow::Result<Endpoint> {
     // Whoever supervises us runs the server as well.
     let supervised = std::env::var_os(crate::SUPERVISOR).is_some();
-    let joined = insula_agent::has_joined(data.root());
-    if supervised || (servers.is_empty() && token.is_none() && !joined) {
+    // A server beside us gives certificates as well, so one alone does not mean that it is elsewhere.
+    let elsewhere = insula_agent::has_joined(data.root()) && !data.node_socket().exists();
+    if supervised || (servers.is_empty() && token.is_none() && !elsewhere) {
         return Ok(Endpoint::Unix(data.node_socket()));
     }
     let token = token.map(str::parse).transpose().context("--token")?;
