@@ -166,7 +166,8 @@ fn under_way<'a>(
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Instances {
     rows: OrdMap<InstanceId, Arc<Instance>>,
-    by_app: OrdMap<AppId, OrdSet<InstanceId>>,
+    /// The rows once more: whoever looks at an app looks at all of them, time and again.
+    by_app: OrdMap<AppId, OrdMap<InstanceId, Arc<Instance>>>,
     by_node: OrdMap<NodeId, OnNode>,
     leaving: OrdSet<InstanceId>,
     /// How many were started by a deployment, and from a release.
@@ -232,7 +233,7 @@ impl Instances {
 
     /// The oldest first, runs among them.
     pub fn of_app(&self, app: AppId) -> impl Iterator<Item = &Instance> {
-        self.by_app.get(&app).into_iter().flatten().filter_map(|id| self.get(id))
+        self.by_app.get(&app).into_iter().flat_map(OrdMap::values).map(Arc::as_ref)
     }
 
     /// Apps that have any, deleted ones among them.
@@ -274,16 +275,17 @@ impl Instances {
 
     pub fn insert(&mut self, row: Instance) {
         self.unlink(row.id);
+        let row = Arc::new(row);
         let (id, on) = (row.id, self.by_node.entry(row.node).or_default());
         on.ids.insert(id);
         on.load.add(&row);
-        self.by_app.entry(row.app).or_default().insert(id);
+        self.by_app.entry(row.app).or_default().insert(id, Arc::clone(&row));
         *self.of_deployment.entry(row.deployment).or_default() += 1;
         *self.of_release.entry(row.release).or_default() += 1;
         if row.intent != Intent::Run {
             self.leaving.insert(id);
         }
-        self.rows.insert(id, Arc::new(row));
+        self.rows.insert(id, row);
     }
 
     pub fn remove(&mut self, id: &InstanceId) -> Option<Arc<Instance>> {

@@ -31,8 +31,8 @@ const ZONES: [&str; 5] = ["north", "east", "south", "west", "core"];
 const POOLED: u32 = 4;
 /// Rows in one mutation while the fleet is set up.
 const SET_UP_AT_ONCE: usize = 200;
-/// One app of the fleet that is never placed: what a decision costs is asked with it.
-pub const PROBE_INSTANCES: u32 = 1;
+/// Apps that are never placed: what a decision costs is asked with them. One of each kind.
+const PROBES: u32 = 8;
 
 const CREATED: Timestamp = Timestamp::from_millis(1_790_000_000_000);
 
@@ -108,7 +108,7 @@ pub fn rows(size: Size) -> Rows {
         apps.push(deployed(&orgs, n, instances));
     }
     let first = apps.len() as u32;
-    let probes = (0..8).map(|n| deployed(&orgs, first + n, PROBE_INSTANCES)).collect();
+    let probes = (0..PROBES).map(|n| deployed(&orgs, first + n, 1)).collect();
     let nodes = (0..size.nodes).map(|n| node(n, name(format!("n{n}")))).collect();
     Rows {
         suffix: "example.org".parse().unwrap_or_else(|_| unreachable!()),
@@ -125,7 +125,7 @@ fn node(n: u32, name: insula_model::NodeName) -> Node {
     let site = Site {
         pool: (n % POOLED == 3).then(|| text("batch")),
         zone: Some(text(ZONES[n as usize / 4 % ZONES.len()])),
-        labels: [(text("disk"), text(if n % 2 == 0 { "ssd" } else { "hdd" }))].into(),
+        labels: [(text("disk"), text(if n.is_multiple_of(2) { "ssd" } else { "hdd" }))].into(),
     };
     Node {
         id: NodeId::from_parts(CREATED, random(n)),

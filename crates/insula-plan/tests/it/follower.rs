@@ -7,7 +7,7 @@ use imbl::OrdMap;
 use imbl::ordmap::DiffItem;
 use insula_model::Timestamp;
 use insula_model::feed::Change;
-use insula_plan::{Due, Plan, Scope, World};
+use insula_plan::{Due, Plan, World};
 
 #[derive(Debug)]
 pub struct Follower {
