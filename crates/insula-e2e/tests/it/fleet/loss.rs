@@ -1,0 +1,1 @@
+//! A node dies or is cut off, and comes back.

@@ -1,0 +1,1 @@
+//! Components that find each other across nodes.

@@ -1,0 +1,1 @@
+//! Networks that are cut, and processes that freeze: nothing is stopped, visitors are served.
