@@ -3,9 +3,12 @@
 //! Every process stands in a place of its own (see `ground`) and is hurt there: killed, frozen, cut
 //! off. The command line runs in the place of a server, because the API is on loopback.
 
+mod api;
 pub mod database;
 pub mod ground;
+pub mod impostor;
 pub mod process;
+pub mod watch;
 
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
@@ -15,6 +18,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::host::Traces;
 use crate::http::{self, Answer};
 use crate::machine::{host_of, program, wait_for};
 use database::Database;
@@ -114,13 +118,14 @@ impl Fleet {
         role.start()?;
         self.servers.push(role);
         wait_for(&format!("server {number} answers"), STAND_TIME_MAX, || {
-            ensure!(self.servers[number].is_running()?, "{}", self.servers[number].log());
+            ensure!(self.servers[number].is_running()?, "{}", self.servers[number].excerpt());
             Ok(self.cli_at(number, &["status", "--json"])?.status.success())
         })?;
         Ok(number)
     }
 
-    fn fleet_addresses(&self) -> String {
+    /// Where members dial, joined by commas.
+    pub fn fleet_addresses(&self) -> String {
         let addresses: Vec<String> =
             self.servers.iter().map(|role| role.place.at(FLEET_PORT).to_string()).collect();
         addresses.join(",")
@@ -234,21 +239,45 @@ impl Fleet {
         Ok(nodes.map(|node| (text(&node["name"]), text(&node["state"]))).collect())
     }
 
-    /// Everything that every process has said.
-    pub fn logs(&self) -> String {
-        let roles = self.servers.iter().chain(&self.nodes).chain(&self.gateways);
-        roles.map(|role| format!("--- {} ---\n{}\n", role.name(), role.log())).collect()
+    fn roles(&self) -> impl Iterator<Item = &Role> {
+        self.servers.iter().chain(&self.nodes).chain(&self.gateways)
     }
-}
 
-impl Drop for Fleet {
-    fn drop(&mut self) {
+    /// What matters of what every process has said.
+    pub fn logs(&self) -> String {
+        self.roles().map(|role| format!("--- {} ---\n{}\n", role.name(), role.excerpt())).collect()
+    }
+
+    /// Ends everything and looks whether anything is left of it.
+    pub fn finish(mut self) -> Result<()> {
+        let tag = |role: &Role| -> Result<String> {
+            let told = role.command().args(["doctor", "--tag"]).output()?;
+            Ok(String::from_utf8_lossy(&told.stdout).trim().to_owned())
+        };
+        let mut tags = Vec::new();
+        for role in &self.nodes {
+            tags.push((role.data.clone(), tag(role)?));
+        }
+        self.end();
+        for (data, tag) in tags {
+            let traces = Traces::of(&data, &tag);
+            ensure!(traces.is_empty(), "{} leaves {traces:?}", data.display());
+        }
+        for role in self.roles() {
+            let left = crate::process::with_argument(&role.data.display().to_string());
+            ensure!(left.is_empty(), "{} leaves {left:?}", role.name());
+        }
+        Ok(())
+    }
+
+    /// Ends every process, the apps too, and says what did not go well.
+    fn end(&mut self) {
         for role in self.gateways.iter_mut().chain(&mut self.servers).chain(&mut self.nodes) {
             if let Err(error) = role.stop() {
                 eprintln!("{error:#}");
             }
         }
-        for role in &self.nodes {
+        for role in self.nodes.iter().filter(|role| role.data.join("format").exists()) {
             // The apps outlive their agent.
             let down = role.command().arg("down").arg("--data").arg(&role.data).output();
             if let Ok(down) = down
@@ -257,5 +286,11 @@ impl Drop for Fleet {
                 eprintln!("insula down: {}", String::from_utf8_lossy(&down.stderr));
             }
         }
+    }
+}
+
+impl Drop for Fleet {
+    fn drop(&mut self) {
+        self.end();
     }
 }

@@ -13,6 +13,9 @@ use crate::machine::LOOK;
 use crate::process;
 
 const END_TIME_MAX: Duration = Duration::from_secs(30);
+/// Of a log that is shown when a test failed: its last lines, and so many warnings before them.
+const LAST_LINES: usize = 40;
+const WARNINGS_MAX: usize = 60;
 
 #[derive(Debug)]
 pub struct Role {
@@ -133,7 +136,7 @@ impl Role {
         self.signal(Signal::TERM)?;
         if self.ended_within(END_TIME_MAX)?.is_none() {
             self.kill()?;
-            bail!("{} did not end; it said:\n{}", self.place.name, self.log());
+            bail!("{} did not end; it said:\n{}", self.place.name, self.excerpt());
         }
         self.child = None;
         Ok(())
@@ -148,6 +151,17 @@ impl Role {
         Ok(())
     }
 
+    /// What matters of what it wrote: warnings, and the last lines.
+    pub fn excerpt(&self) -> String {
+        let log = self.log();
+        let lines: Vec<&str> = log.lines().collect();
+        let (before, last) = lines.split_at(lines.len().saturating_sub(LAST_LINES));
+        let is_calm = |line: &str| line.contains("\"INFO\"") || line.contains("\"DEBUG\"");
+        let warnings = before.iter().filter(|line| !is_calm(line)).take(WARNINGS_MAX);
+        let shown: Vec<&str> = warnings.chain(last).copied().collect();
+        shown.join("\n")
+    }
+
     /// What it wrote to stderr, over all its lives.
     pub fn log(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap_or_default()
@@ -160,7 +174,7 @@ impl Drop for Role {
             eprintln!("{error:#}");
         }
         if std::thread::panicking() {
-            eprintln!("--- log of {} ---\n{}", self.place.name, self.log());
+            eprintln!("--- log of {} ---\n{}", self.place.name, self.excerpt());
         }
     }
 }
