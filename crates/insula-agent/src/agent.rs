@@ -88,10 +88,7 @@ pub async fn run(config: AgentConfig, shutdown: Shutdown) -> Result<(), AgentErr
     let random: Arc<dyn Random> = Arc::new(SystemRandom::new());
     let layout = Layout::new(&config.data);
     // Asking interpreters for their versions takes longer than anything else here.
-    let facts = {
-        let (mode, data, offer) = (config.host.mode(), config.data.clone(), config.offer);
-        tokio::spawn(async move { facts::gather(mode, &data, offer).await })
-    };
+    let facts = tokio::spawn(facts::gather(config.host.mode(), config.offer));
     let (mut identity, key) = Identity::settle(&layout, &config, &*clock, &*random)?;
     identity.publish(&layout)?;
     let dialling = tokio::select! {

@@ -65,6 +65,8 @@ pub struct Offered {
     pub cpu: Option<MilliCpu>,
     pub memory: Option<Bytes>,
     pub instances: Option<u32>,
+    /// Of what instances ask for as `disk`.
+    pub disk: Option<Bytes>,
 }
 
 /// What the agent may do on its host.

@@ -11,7 +11,6 @@ use insula_model::{Bytes, MilliCpu};
 use insula_wire::facts::NodeFacts;
 
 use crate::config::Offered;
-use crate::health;
 
 /// An interpreter that needs longer to say its version is broken.
 const VERSION_TIME_MAX: Duration = Duration::from_secs(10);
@@ -27,14 +26,14 @@ const PROGRAMS: [(Runtime, &str); 3] = [
 ];
 
 /// Of the host, but for what the operator says otherwise.
-pub async fn gather(mode: NodeMode, data: &Path, offered: Offered) -> NodeFacts {
+pub async fn gather(mode: NodeMode, offered: Offered) -> NodeFacts {
     let found = PROGRAMS.map(|(runtime, path)| async move {
         let version = version_of(path).await?;
         Some(RuntimeFound { runtime, version, path: path.to_owned() })
     });
     let runtimes = futures_util::future::join_all(found).await.into_iter().flatten().collect();
     let offer = Offer {
-        capacity: instead(of_host(data), offered),
+        capacity: instead(of_host(), offered),
         mode,
         runtimes,
         architecture: Architecture::parse(std::env::consts::ARCH),
@@ -48,11 +47,12 @@ fn instead(host: Capacity, offered: Offered) -> Capacity {
         cpu: offered.cpu.unwrap_or(host.cpu),
         memory: offered.memory.unwrap_or(host.memory),
         instances: offered.instances.unwrap_or(host.instances),
+        disk: offered.disk.unwrap_or(host.disk),
         ..host
     }
 }
 
-fn of_host(data: &Path) -> Capacity {
+fn of_host() -> Capacity {
     let unknown = Capacity::default();
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
@@ -62,7 +62,9 @@ fn of_host(data: &Path) -> Capacity {
         memory: Bytes(memory.0.saturating_sub(MEMORY_KEPT.0)),
         instances: u32::try_from(REPORT_INSTANCES_MAX).unwrap_or(u32::MAX),
         pids: pids_max().unwrap_or(unknown.pids),
-        disk: health::disk_size(data).map_or(unknown.disk, |(all, _)| all),
+        // Writable layers are memory (decision 4), and are counted there: what instances ask for
+        // is bounded on disk only where the operator says so.
+        disk: unknown.disk,
     }
 }
 
@@ -115,11 +117,11 @@ mod tests {
 
     #[test]
     fn an_operator_may_offer_something_else_than_the_host_has() {
-        let host = of_host(Path::new("/"));
-        assert!(host.pids > 0 && host.disk < Capacity::default().disk);
-        let offered = Offered { memory: Some(Bytes::mib(64)), ..Offered::default() };
-        let offer = instead(host, offered);
-        assert_eq!(offer, Capacity { memory: Bytes::mib(64), ..host });
+        let host = of_host();
+        assert!(host.pids > 0 && host.pids < Capacity::default().pids);
+        let (memory, disk) = (Bytes::mib(64), Bytes::gib(1));
+        let offered = Offered { memory: Some(memory), disk: Some(disk), ..Offered::default() };
+        assert_eq!(instead(host, offered), Capacity { memory, disk, ..host });
     }
 
     #[test]

@@ -49,6 +49,9 @@ pub struct Args {
     /// Memory to offer, if not all but a little
     #[arg(long, value_name = "SIZE")]
     memory: Option<Bytes>,
+    /// Disk to offer to instances, if it shall be counted; their layers are memory
+    #[arg(long, value_name = "SIZE")]
+    disk: Option<Bytes>,
     /// Instances to take at most
     #[arg(long, value_name = "N")]
     instances: Option<u32>,
@@ -94,7 +97,12 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         relay: RelayAccess { listen: args.relay, advertise: args.advertise },
         host,
         program: own_program(&data)?,
-        offer: Offered { cpu: args.cpu, memory: args.memory, instances: args.instances },
+        offer: Offered {
+            cpu: args.cpu,
+            memory: args.memory,
+            instances: args.instances,
+            disk: args.disk,
+        },
         failover_lease: limits::FAILOVER_LEASE,
         build: super::build_env::settings(std::env::vars()),
         open_usr_local: args.open_usr_local,
