@@ -1,5 +1,6 @@
 //! A steady, bounded stream of requests that notices every one that fails.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -11,6 +12,8 @@ use crate::http::Connection;
 /// Connections that share the rate. Each is used for a while and then made anew, as browsers do.
 const CONNECTIONS: u32 = 4;
 const REQUESTS_PER_CONNECTION: u32 = 50;
+/// Different answers that are told apart; an app that answers with the time has more.
+const ANSWERS_MAX: usize = 64;
 /// A load ends by itself, whatever becomes of the test.
 const TIME_MAX: Duration = Duration::from_secs(30 * 60);
 
@@ -26,9 +29,27 @@ pub struct Seen {
     pub good: u64,
     pub failed: Vec<String>,
     pub latencies_us: Vec<u64>,
+    /// Different answers, and when each was seen first.
+    pub answers: BTreeMap<String, Instant>,
 }
 
 impl Seen {
+    fn fail(&mut self, began: Instant, asked: Instant, what: &str) {
+        let at = asked.duration_since(began).as_secs_f32();
+        let took = asked.elapsed().as_secs_f32();
+        self.failed.push(format!("{what} (asked at {at:.1} s, took {took:.1} s)"));
+    }
+
+    /// When the first answer came that was none of these.
+    pub fn first_but(&self, known: &std::collections::BTreeSet<String>) -> Option<Instant> {
+        let others = self.answers.iter().filter(|(answer, _)| !known.contains(*answer));
+        others.map(|(_, first)| *first).min()
+    }
+
+    pub fn worst_ms(&self) -> u64 {
+        self.latencies_us.iter().max().map_or(0, |worst| worst / 1_000)
+    }
+
     pub fn percentile_us(&self, per_mille: usize) -> u64 {
         let mut sorted = self.latencies_us.clone();
         sorted.sort_unstable();
@@ -111,9 +132,12 @@ fn work(
                 seen.good += 1;
                 seen.latencies_us
                     .push(u64::try_from(asked.elapsed().as_micros()).unwrap_or(u64::MAX));
+                if seen.answers.len() < ANSWERS_MAX {
+                    seen.answers.entry(answer.text()).or_insert_with(Instant::now);
+                }
             }
-            Ok(answer) => seen.failed.push(format!("status {}", answer.status)),
-            Err(error) => seen.failed.push(format!("{error:#}")),
+            Ok(answer) => seen.fail(began, asked, &format!("status {}", answer.status)),
+            Err(error) => seen.fail(began, asked, &format!("{error:#}")),
         }
     }
 }
