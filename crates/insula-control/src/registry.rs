@@ -1,7 +1,7 @@
 //! Lets the fleet's port ask who belongs to the fleet.
 
 use insula_kit::pki::PublicKey;
-use insula_link::registry::{Admission, Newcomer, Refusal, Registry, Verdict, Why};
+use insula_link::registry::{Admission, Newcomer, Refusal, Registry, Verdict, Voucher, Why};
 use insula_model::fleet::{Member, Serial};
 use insula_store::WriteError;
 use insula_store::enrolments::EnrolRefusal;
@@ -14,8 +14,12 @@ pub struct Members(pub Registrar);
 
 impl Registry for Members {
     fn admit(&self, newcomer: Newcomer) -> Verdict<'_, Admission> {
-        let Newcomer { token, member, name, version, key } = newcomer;
-        let newcomer = fleet::Newcomer { token, member, name, version, key };
+        let Newcomer { voucher, member, name, version, key } = newcomer;
+        let voucher = match voucher {
+            Voucher::Token(token) => fleet::Voucher::Token(token),
+            Voucher::Machine => fleet::Voucher::Machine,
+        };
+        let newcomer = fleet::Newcomer { voucher, member, name, version, key };
         Box::pin(async move { self.0.join(newcomer).await.map(admission).map_err(refusal) })
     }
 

@@ -67,6 +67,11 @@ impl Endpoint {
             || self.health.as_ref().is_some_and(|health| *health.borrow() == Health::Dead)
     }
 
+    /// Whether it is known how its node fares.
+    pub(crate) fn is_felt(&self) -> bool {
+        self.health.is_some()
+    }
+
     pub(crate) fn instance(&self) -> InstanceId {
         self.tally.instance
     }

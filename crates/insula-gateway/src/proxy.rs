@@ -98,8 +98,9 @@ impl Edge {
                     let way = compass.way(endpoint);
                     let key = (endpoint.instance, way);
                     let tally = ledger.tally(endpoint.instance);
-                    let known =
-                        endpoints.get(&key).or(before.get(&key)).filter(|e| e.counts_in(&tally));
+                    let known = endpoints.get(&key).or(before.get(&key));
+                    let known = known
+                        .filter(|e| e.counts_in(&tally) && e.is_felt() == self.far.feels(&way));
                     let known = known.map_or_else(
                         || Rc::new(Endpoint::new(way, self.far.health(&way), tally)),
                         Rc::clone,

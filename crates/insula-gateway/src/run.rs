@@ -12,7 +12,7 @@ use insula_kit::pki::Invitation;
 use insula_kit::random::{Random, SystemRandom};
 use insula_kit::shutdown::Shutdown;
 use insula_kit::tls::Credentials;
-use insula_member::{Dial, Files, Fleet, JoinError, Joining, Renewal, Uplink};
+use insula_member::{Beside, Dial, Files, Fleet, JoinError, Joining, Renewal, Uplink};
 use insula_model::fleet::Member;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 use rustix::process::{Resource, getrlimit, setrlimit};
@@ -113,8 +113,8 @@ pub struct Gateway {
     ending: watch::Sender<bool>,
     threads: Vec<thread::JoinHandle<()>>,
     session: tokio::task::JoinHandle<()>,
-    /// Of who joined from elsewhere.
-    renewing: Option<tokio::task::JoinHandle<()>>,
+    /// Keeps the certificate good.
+    renewing: tokio::task::JoinHandle<()>,
 }
 
 impl Gateway {
@@ -186,30 +186,32 @@ impl Gateway {
         });
         let _ = joined.await;
         self.session.abort();
-        if let Some(renewing) = self.renewing {
-            renewing.abort();
-        }
+        self.renewing.abort();
     }
 }
 
-type Connected =
-    (Uplink, watch::Receiver<Option<Arc<Credentials>>>, Option<tokio::task::JoinHandle<()>>);
+type Connected = (Uplink, watch::Receiver<Option<Arc<Credentials>>>, tokio::task::JoinHandle<()>);
 
-/// The way to the server, and the certificate of who has one.
+/// The way to the server, and a certificate: at once for who joined from elsewhere, and for who is
+/// beside a server as soon as that has a fleet.
 async fn connect(
     config: &GatewayConfig,
     member: Member,
     random: Arc<dyn Random>,
 ) -> Result<Connected, GatewayError> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let files = Files::in_folder(&config.folder);
     let (servers, token) = match &config.server {
         Server::Unix(path) => {
             let uplink = Uplink::new(Dial::Unix(path.clone()));
-            return Ok((uplink, watch::channel(None).1, None));
+            let beside =
+                Beside { files, member, name: None, uplink: uplink.clone(), clock, random };
+            let (told, credentials) = watch::channel(None);
+            let renewing = tokio::spawn(beside.keep(told, Shutdown::new()));
+            return Ok((uplink, credentials, renewing));
         }
         Server::Fleet { servers, token } => (servers, token),
     };
-    let files = Files::in_folder(&config.folder);
     let joining = Joining {
         files: &files,
         member,
@@ -230,7 +232,7 @@ async fn connect(
         random,
     };
     let renewing = tokio::spawn(renewal.keep(Shutdown::new()));
-    Ok((uplink, watch::channel(Some(credentials)).1, Some(renewing)))
+    Ok((uplink, watch::channel(Some(credentials)).1, renewing))
 }
 
 fn threads(asked: Option<usize>) -> usize {

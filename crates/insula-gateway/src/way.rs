@@ -147,6 +147,11 @@ impl Far {
         }
     }
 
+    /// Whether `health` has an answer.
+    pub(crate) fn feels(&self, way: &Way) -> bool {
+        matches!(way, Way::There { .. }) && self.caller().is_some()
+    }
+
     /// How the node at the end of a way fares; nothing to watch for what is here.
     pub(crate) fn health(&self, way: &Way) -> Option<watch::Receiver<Health>> {
         match way {

@@ -77,9 +77,12 @@ async fn work(
     mut ending: watch::Receiver<bool>,
 ) {
     let edge = Rc::new(Edge::new(&common));
-    if let Some(table) = table {
-        edge.adopt(&table, &common.ledger, &common.traffic);
+    let mut table = table;
+    if let Some(table) = &table {
+        edge.adopt(table, &common.ledger, &common.traffic);
     }
+    let mut credentials = common.credentials.clone();
+    let mut is_member = credentials.borrow_and_update().is_some();
     let house = Rc::new(House {
         http1: HyperHttp1::new(&common.limits),
         http2: HyperHttp2::new(&common.limits),
@@ -95,11 +98,19 @@ async fn work(
     loop {
         tokio::select! {
             biased;
-            table = tables.recv() => {
-                let Some((table, done)) = table else { break };
-                edge.adopt(&table, &common.ledger, &common.traffic);
+            received = tables.recv() => {
+                let Some((newest, done)) = received else { break };
+                edge.adopt(&newest, &common.ledger, &common.traffic);
+                table = Some(newest);
                 // Whoever does not wait any more need not know.
                 let _ = done.send(());
+            }
+            Ok(_) = credentials.wait_for(Option::is_some), if !is_member => {
+                is_member = true;
+                // From now on it can be felt how other nodes fare.
+                if let Some(table) = &table {
+                    edge.adopt(table, &common.ledger, &common.traffic);
+                }
             }
             _ = ending.wait_for(|ending| *ending) => break,
         }

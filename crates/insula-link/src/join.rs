@@ -1,4 +1,7 @@
 //! The `Join` service: a token becomes a certificate, and a certificate the next one.
+//!
+//! On a socket of this machine no token is asked for, because who may open it belongs here. There
+//! is no certificate on it either, so enrolling again is what renewing is elsewhere.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -14,7 +17,7 @@ use tracing::{info, warn};
 
 use crate::caller::{Caller, Certified, Door, connection, parse_member};
 use crate::hub::Hub;
-use crate::registry::{Admission, Newcomer, Registry, Why};
+use crate::registry::{Admission, Newcomer, Registry, Voucher, Why};
 use crate::tally::Tally;
 use crate::version;
 
@@ -46,7 +49,7 @@ impl wire::join_server::Join for JoinService {
         }
         let asked = request.into_inner();
         version::check("program", &asked.version, asked.protocol)?;
-        let newcomer = read(asked).inspect_err(|_| self.failed(address))?;
+        let newcomer = with_token(asked).inspect_err(|_| self.failed(address))?;
         let member = newcomer.member;
         let admission = self.registry.admit(newcomer).await.map_err(|refusal| {
             if refusal.why != Why::Failed {
@@ -56,7 +59,7 @@ impl wire::join_server::Join for JoinService {
             Status::from(refusal)
         })?;
         info!(%address, %member, "a newcomer joined the fleet");
-        Ok(Response::new(self.reply(admission)))
+        Ok(Response::new(reply(&self.hub, admission)))
     }
 
     async fn renew(
@@ -74,7 +77,7 @@ impl wire::join_server::Join for JoinService {
         let key = proven_key(&asked.public_key, &asked.proof, &proof)?;
         let admission = self.registry.renew(member, key).await?;
         info!(%member, "a member got its next certificate");
-        Ok(Response::new(self.reply(admission)))
+        Ok(Response::new(reply(&self.hub, admission)))
     }
 }
 
@@ -82,19 +85,79 @@ impl JoinService {
     fn failed(&self, address: IpAddr) {
         self.failures.note_failure(address, Instant::now());
     }
+}
 
-    fn reply(&self, admission: Admission) -> wire::EnrolReply {
-        wire::EnrolReply {
-            certificate: admission.certificate,
-            authorities: admission.authorities,
-            servers: self.hub.servers().borrow().to_vec(),
-            not_after_ms: admission.not_after.as_millis(),
-            name: admission.name.map_or_else(String::new, |name| name.to_string()),
-        }
+/// The same on a socket of this machine.
+pub(crate) struct BesideService {
+    pub(crate) hub: Hub,
+    /// Who may open the socket.
+    pub(crate) role: &'static str,
+    /// Nothing: this server has no fleet.
+    pub(crate) registry: Option<Arc<dyn Registry>>,
+}
+
+#[tonic::async_trait]
+impl wire::join_server::Join for BesideService {
+    async fn enrol(
+        &self,
+        request: Request<wire::EnrolRequest>,
+    ) -> Result<Response<wire::EnrolReply>, Status> {
+        let Some(registry) = &self.registry else {
+            return Err(Status::failed_precondition("this server has no fleet"));
+        };
+        let asked = request.into_inner();
+        version::check("program", &asked.version, asked.protocol)?;
+        let newcomer = without_token(asked, self.role)?;
+        let member = newcomer.member;
+        let admission = registry.admit(newcomer).await.inspect_err(|refusal| {
+            warn!(%member, %refusal, "who is on this machine was refused");
+        })?;
+        info!(%member, "who is on this machine has a certificate");
+        Ok(Response::new(reply(&self.hub, admission)))
+    }
+
+    async fn renew(
+        &self,
+        _: Request<wire::RenewRequest>,
+    ) -> Result<Response<wire::EnrolReply>, Status> {
+        Err(Status::failed_precondition("on this machine, who needs another certificate enrols"))
     }
 }
 
-fn read(asked: wire::EnrolRequest) -> Result<Newcomer, Status> {
+fn reply(hub: &Hub, admission: Admission) -> wire::EnrolReply {
+    wire::EnrolReply {
+        certificate: admission.certificate,
+        authorities: admission.authorities,
+        servers: hub.servers().borrow().to_vec(),
+        not_after_ms: admission.not_after.as_millis(),
+        name: admission.name.map_or_else(String::new, |name| name.to_string()),
+    }
+}
+
+fn with_token(asked: wire::EnrolRequest) -> Result<Newcomer, Status> {
+    let token = asked.token.clone();
+    read(asked, || {
+        let token = Token::parse(&token)
+            .map_err(|error| Status::unauthenticated(format!("the join token: {error}")))?;
+        Ok(Voucher::Token(token.hash()))
+    })
+}
+
+fn without_token(asked: wire::EnrolRequest, role: &str) -> Result<Newcomer, Status> {
+    if !asked.token.is_empty() {
+        return Err(Status::invalid_argument("on this machine nobody needs a token"));
+    }
+    if asked.role != role {
+        let words = format!("a {role} joins by this socket, and nobody else");
+        return Err(Status::permission_denied(words));
+    }
+    read(asked, || Ok(Voucher::Machine))
+}
+
+fn read(
+    asked: wire::EnrolRequest,
+    voucher: impl FnOnce() -> Result<Voucher, Status>,
+) -> Result<Newcomer, Status> {
     let lengths = [
         ("token", asked.token.len(), TOKEN_LEN_MAX),
         ("role", asked.role.len(), ID_LEN_MAX),
@@ -126,9 +189,7 @@ fn read(asked: wire::EnrolRequest) -> Result<Newcomer, Status> {
         };
     let proof = wire::join_proof(&asked.token, &asked.id);
     let key = proven_key(&asked.public_key, &asked.proof, &proof)?;
-    let token = Token::parse(&asked.token)
-        .map_err(|error| Status::unauthenticated(format!("the join token: {error}")))?;
-    Ok(Newcomer { token: token.hash(), member, name, version: asked.version, key })
+    Ok(Newcomer { voucher: voucher()?, member, name, version: asked.version, key })
 }
 
 /// The key, if its holder signed these words.

@@ -10,15 +10,23 @@ use insula_kit::token::TokenHash;
 use insula_model::fleet::{Member, Serial};
 use insula_model::{NodeName, Timestamp};
 
-/// Somebody with a token, who has proved to hold the key.
+/// Somebody who has proved to hold the key, and whom something speaks for.
 #[derive(Debug, Clone)]
 pub struct Newcomer {
-    pub token: TokenHash,
+    pub voucher: Voucher,
     pub member: Member,
     /// Of a node: what it would like to be called.
     pub name: Option<NodeName>,
     pub version: String,
     pub key: PublicKey,
+}
+
+/// Why a newcomer is believed.
+#[derive(Debug, Clone)]
+pub enum Voucher {
+    Token(TokenHash),
+    /// It came in by a socket of the server's own machine, which only those may open who belong.
+    Machine,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -18,7 +18,7 @@ use crate::caller::Door;
 use crate::connection;
 use crate::edge::EdgeService;
 use crate::hub::Hub;
-use crate::join::JoinService;
+use crate::join::{BesideService, JoinService};
 use crate::node::NodeService;
 use crate::registry::Registry;
 use crate::tally::Tally;
@@ -55,28 +55,32 @@ pub struct Fleet {
     pub answers: Option<Arc<dyn Answers>>,
 }
 
-/// Serves agents until `stop` is ready.
+/// Serves agents until `stop` is ready. With a registry they get certificates, too.
 pub async fn nodes(
     hub: Hub,
     blobs: Arc<dyn BlobStore>,
+    registry: Option<Arc<dyn Registry>>,
     listener: UnixListener,
     stop: impl Future<Output = ()>,
 ) -> Result<(), ServeError> {
     Server::builder()
         .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
+        .add_service(join_beside(hub.clone(), "node", registry))
         .add_service(node_service(hub, Door::Local, blobs))
         .serve_with_incoming_shutdown(UnixListenerStream::new(listener), stop)
         .await
         .map_err(|source| ServeError { protocol: "node", source })
 }
 
-/// Serves gateways until `stop` is ready.
+/// Serves gateways until `stop` is ready. With a registry they get certificates, too.
 pub async fn edges(
     hub: Hub,
+    registry: Option<Arc<dyn Registry>>,
     listener: UnixListener,
     stop: impl Future<Output = ()>,
 ) -> Result<(), ServeError> {
     Server::builder()
+        .add_service(join_beside(hub.clone(), "gateway", registry))
         .add_service(edge_service(hub, Door::Local))
         .serve_with_incoming_shutdown(UnixListenerStream::new(listener), stop)
         .await
@@ -116,6 +120,15 @@ pub async fn fleet(
         .serve_with_incoming_shutdown(connection::incoming(listener, acceptor), stopped)
         .await
         .map_err(|source| ServeError { protocol: "fleet", source })
+}
+
+fn join_beside(
+    hub: Hub,
+    role: &'static str,
+    registry: Option<Arc<dyn Registry>>,
+) -> wire::join_server::JoinServer<BesideService> {
+    wire::join_server::JoinServer::new(BesideService { hub, role, registry })
+        .max_decoding_message_size(JOIN_LEN_MAX)
 }
 
 fn node_service(

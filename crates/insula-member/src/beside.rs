@@ -1,13 +1,15 @@
 //! A member on a server's own machine: it is believed without a token, over their socket.
 //!
 //! It needs no certificate to speak to that server, only to speak to others of the fleet. So it
-//! begins without one, and asks now and then whether there is a fleet to belong to.
+//! begins without one, and asks now and then whether there is a fleet to belong to. When its
+//! certificate is due, it asks in the same way again: nobody sees the old one over a socket.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use insula_kit::backoff::Backoff;
 use insula_kit::clock::Clock;
+use insula_kit::pki::Identity;
 use insula_kit::random::Random;
 use insula_kit::shutdown::Shutdown;
 use insula_kit::tls::Credentials;
@@ -17,7 +19,7 @@ use tokio::sync::watch;
 use crate::error::chain;
 use crate::files::Files;
 use crate::join::{JoinError, Joining};
-use crate::renew::Renewal;
+use crate::renew::{Due, LOOK_EVERY, due, jitter_ms};
 use crate::uplink::Uplink;
 
 /// Quick while everything starts; then a call over a socket each minute.
@@ -38,27 +40,34 @@ pub struct Beside {
 impl Beside {
     /// Tells once there are credentials, and keeps them good until the end is asked for.
     pub async fn keep(self, told: watch::Sender<Option<Arc<Credentials>>>, shutdown: Shutdown) {
-        let mut asked = 0u32;
+        let jitter_ms = jitter_ms(&*self.random);
+        let mut failures = 0u32;
         loop {
-            let before = told.borrow().clone();
-            match self.settle(before).await {
+            let held = told.borrow().clone().or_else(|| self.held());
+            let due = held.as_ref().map_or(Due::TooLate, |held| {
+                due(self.clock.now_ms(), held.not_after_ms(), jitter_ms)
+            });
+            let settled = match (held, due) {
+                (Some(held), Due::NotYet) => Ok(held),
+                (held, Due::NotYet | Due::Now | Due::TooLate) => self.enrol(held).await,
+            };
+            let pause = match settled {
                 Ok(credentials) => {
-                    asked = 0;
-                    told.send_replace(Some(Arc::clone(&credentials)));
-                    let renewal = Renewal {
-                        credentials,
-                        file: self.files.credentials.clone(),
-                        uplink: self.uplink.clone(),
-                        clock: Arc::clone(&self.clock),
-                        random: Arc::clone(&self.random),
-                    };
-                    renewal.until_ended(&shutdown).await;
+                    failures = 0;
+                    told.send_if_modified(|told| {
+                        let news = told.is_none();
+                        told.get_or_insert(credentials);
+                        news
+                    });
+                    LOOK_EVERY
                 }
-                // Without a fleet the usual answer.
-                Err(error) => tracing::debug!(error = %chain(&error), "no certificate yet"),
-            }
-            asked = asked.saturating_add(1);
-            let pause = ASK_AGAIN.delay(asked, self.random.fraction());
+                Err(error) => {
+                    failures = failures.saturating_add(1);
+                    // Without a fleet the usual answer.
+                    tracing::debug!(error = %chain(&error), failures, "no certificate");
+                    ASK_AGAIN.delay(failures, self.random.fraction())
+                }
+            };
             tokio::select! {
                 _ = shutdown.requested() => return,
                 () = tokio::time::sleep(pause) => {}
@@ -66,32 +75,28 @@ impl Beside {
         }
     }
 
-    /// `before`: what others use already, and which must be the same ones afterwards.
-    async fn settle(
-        &self,
-        before: Option<Arc<Credentials>>,
-    ) -> Result<Arc<Credentials>, JoinError> {
-        let joining = Joining {
+    /// Of before. What cannot be read is made anew: nobody has to be asked for it.
+    fn held(&self) -> Option<Arc<Credentials>> {
+        let held = self.joining().held().unwrap_or_default();
+        held.filter(|held| self.joining().counts(held))
+    }
+
+    /// The next certificate, in the same credentials if others use them already.
+    async fn enrol(&self, held: Option<Arc<Credentials>>) -> Result<Arc<Credentials>, JoinError> {
+        let enrolled = self.joining().enrol_beside(&self.uplink).await?.credentials;
+        let Some(held) = held else { return Ok(enrolled) };
+        held.replace(&Identity::load(&self.files.credentials)?)?;
+        Ok(held)
+    }
+
+    fn joining(&self) -> Joining<'_> {
+        Joining {
             files: &self.files,
             member: self.member,
             name: self.name.as_deref(),
             servers: &[],
             token: None,
             clock: Arc::clone(&self.clock),
-        };
-        // One that cannot be read is made anew: nobody had to be asked for it.
-        let held = joining.held().unwrap_or_default();
-        let usable = held.filter(|held| joining.counts(held));
-        let credentials = match usable {
-            Some(held) => held,
-            None => joining.enrol_beside(&self.uplink).await?.credentials,
-        };
-        match before {
-            Some(before) => {
-                before.replace(&insula_kit::pki::Identity::load(&self.files.credentials)?)?;
-                Ok(before)
-            }
-            None => Ok(credentials),
         }
     }
 }

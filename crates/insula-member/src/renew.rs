@@ -21,7 +21,7 @@ use crate::uplink::Uplink;
 /// Nodes that joined together do not renew together: each waits up to this much longer.
 const JITTER_MS: i64 = 2 * 3_600_000;
 /// Clocks are set and machines sleep, so the time is looked at again.
-const LOOK_EVERY: Duration = Duration::from_secs(60);
+pub(crate) const LOOK_EVERY: Duration = Duration::from_secs(60);
 /// Two days remain for trying.
 const AGAIN: Backoff = Backoff::new(Duration::from_secs(5), Duration::from_secs(600));
 const CALL_TIME_MAX: Duration = Duration::from_secs(10);
@@ -51,14 +51,14 @@ pub enum RenewError {
 }
 
 #[derive(Debug, PartialEq, Eq)]
-enum Due {
+pub(crate) enum Due {
     NotYet,
     Now,
     /// Nobody takes it any more.
     TooLate,
 }
 
-fn due(now_ms: i64, not_after_ms: i64, jitter_ms: i64) -> Due {
+pub(crate) fn due(now_ms: i64, not_after_ms: i64, jitter_ms: i64) -> Due {
     if now_ms >= not_after_ms {
         Due::TooLate
     } else if now_ms >= not_after_ms - (MEMBER_LIFE_MS - RENEW_AFTER_MS) + jitter_ms {
@@ -66,6 +66,11 @@ fn due(now_ms: i64, not_after_ms: i64, jitter_ms: i64) -> Due {
     } else {
         Due::NotYet
     }
+}
+
+/// Of one member.
+pub(crate) fn jitter_ms(random: &dyn Random) -> i64 {
+    (random.fraction() * JITTER_MS as f64) as i64
 }
 
 impl Renewal {
@@ -89,8 +94,8 @@ impl Renewal {
     }
 
     /// Until the certificate has ended all the same, or the end is asked for.
-    pub(crate) async fn until_ended(&self, shutdown: &Shutdown) {
-        let jitter_ms = (self.random.fraction() * JITTER_MS as f64) as i64;
+    async fn until_ended(&self, shutdown: &Shutdown) {
+        let jitter_ms = jitter_ms(&*self.random);
         let mut failures = 0;
         loop {
             let pause = match due(self.clock.now_ms(), self.credentials.not_after_ms(), jitter_ms) {

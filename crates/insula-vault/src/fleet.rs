@@ -53,10 +53,17 @@ pub struct Registrar {
     clock: Arc<dyn Clock>,
 }
 
-/// Somebody with a token.
+/// Why a newcomer is believed.
+#[derive(Debug, Clone)]
+pub enum Voucher {
+    Token(TokenHash),
+    /// It is on a server's own machine, and the server knows it for one of its own.
+    Machine,
+}
+
 #[derive(Debug, Clone)]
 pub struct Newcomer {
-    pub token: TokenHash,
+    pub voucher: Voucher,
     pub member: Member,
     /// Of a node: what it would like to be called. The token may say another, and so may a node
     /// that has the name already.
@@ -148,18 +155,33 @@ impl Registrar {
         now: Timestamp,
     ) -> Result<Admission, FleetError> {
         let member = newcomer.member;
-        let token = SecretHash(*newcomer.token.as_bytes());
-        let serial = if asks_again(tx, &token, member, now)? {
-            enrolments::issue(tx, member, now)?
-        } else {
-            let join = joins::redeem(tx, &token, member, now)?;
-            let life = i64::max(0, now.as_millis() - MEMBER_LIFE_MS);
-            let serial = enrolments::enrol(tx, member, now, Timestamp::from_millis(life))?;
-            welcome(tx, newcomer, join, now)?;
-            serial
+        let serial = match &newcomer.voucher {
+            Voucher::Token(token) => self.redeem(tx, token, newcomer, now)?,
+            Voucher::Machine => {
+                let serial = enrolments::enrol(tx, member, now, live_since(now))?;
+                welcome_beside(tx, newcomer, now)?;
+                serial
+            }
         };
         let name = name_of(tx, member)?;
         self.sign(member, serial, &newcomer.key, now, name)
+    }
+
+    fn redeem(
+        &self,
+        tx: &mut Tx,
+        token: &TokenHash,
+        newcomer: &Newcomer,
+        now: Timestamp,
+    ) -> Result<Serial, FleetError> {
+        let (member, token) = (newcomer.member, SecretHash(*token.as_bytes()));
+        if asks_again(tx, &token, member, now)? {
+            return Ok(enrolments::issue(tx, member, now)?);
+        }
+        let join = joins::redeem(tx, &token, member, now)?;
+        let serial = enrolments::enrol(tx, member, now, live_since(now))?;
+        welcome(tx, newcomer, join, now)?;
+        Ok(serial)
     }
 
     fn sign<E: From<PkiError>>(
@@ -206,6 +228,11 @@ fn open_or_make(
     let place = key_place(Fingerprint::of(&kept.certificate));
     let key = master.open(&place, &sealed).map_err(FleetError::Sealed)?;
     Ok(Authority::from_parts(kept.certificate, &key)?)
+}
+
+/// Certificates of before this moment have ended.
+fn live_since(now: Timestamp) -> Timestamp {
+    Timestamp::from_millis(i64::max(0, now.as_millis() - MEMBER_LIFE_MS))
 }
 
 /// What the sealed key is bound to: the certificate that it belongs to.
@@ -264,6 +291,18 @@ fn welcome(tx: &mut Tx, newcomer: &Newcomer, join: Join, now: Timestamp) -> Resu
         }
         // `redeem` gave the token to nobody else.
         (Member::Server(_) | Member::Node(_) | Member::Gateway(_), _) => Ok(()),
+    }
+}
+
+/// The row of somebody on a server's own machine. A gateway's is what makes nodes let it in; a node's
+/// comes with its first hello, which says more.
+fn welcome_beside(tx: &mut Tx, newcomer: &Newcomer, now: Timestamp) -> Result<(), WriteError> {
+    match newcomer.member {
+        Member::Gateway(id) => {
+            let version = newcomer.version.clone();
+            gateways::hello(tx, &Gateway { id, version, joined: now, hello: now })
+        }
+        Member::Node(_) | Member::Server(_) => Ok(()),
     }
 }
 

@@ -55,7 +55,13 @@ impl Agent {
         let socket = stage.folder().join("node.sock");
         let listener = UnixListener::bind(&socket).unwrap();
         let blobs = std::sync::Arc::new(NoBlobs);
-        tokio::spawn(serve::nodes(stage.hub.clone(), blobs, listener, std::future::pending()));
+        tokio::spawn(serve::nodes(
+            stage.hub.clone(),
+            blobs,
+            None,
+            listener,
+            std::future::pending(),
+        ));
         let connector = tower::service_fn(move |_| {
             let socket = socket.clone();
             async move { Ok::<_, std::io::Error>(TokioIo::new(UnixStream::connect(socket).await?)) }

@@ -13,6 +13,7 @@ use futures_util::{StreamExt, TryStreamExt};
 use hyper_util::rt::TokioIo;
 use insula_kit::digest::sha256;
 use insula_link::blobs::{Answer, BlobError, BlobKind, BlobStore, BlobStream};
+use insula_link::registry::Registry;
 use insula_link::{Hub, Inbound, LogQuery, LogSubject, Secrets, serve};
 use insula_model::build::BuildPlan;
 use insula_model::node::{Architecture, Capacity, NodeMode, Offer};
@@ -83,6 +84,10 @@ struct Server {
 
 impl Server {
     fn start() -> Self {
+        Self::with(None)
+    }
+
+    fn with(registry: Option<Arc<dyn Registry>>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let (hub, inbound) = Hub::new();
         let nodes = UnixListener::bind(folder.path().join("node")).unwrap();
@@ -90,10 +95,11 @@ impl Server {
         tokio::spawn(serve::nodes(
             hub.clone(),
             Arc::new(Shelf::default()),
+            registry.clone(),
             nodes,
             std::future::pending(),
         ));
-        tokio::spawn(serve::edges(hub.clone(), edges, std::future::pending()));
+        tokio::spawn(serve::edges(hub.clone(), registry, edges, std::future::pending()));
         Self { hub, inbound, folder }
     }
 

@@ -9,7 +9,7 @@ use insula_kit::clock::TestClock;
 use insula_kit::pki::{Authority, Identity, KeyPair, PublicKey, Subject, Validity, Whom};
 use insula_kit::tls::{ALPN_H2, Connector, Credentials};
 use insula_kit::token::TokenHash;
-use insula_link::registry::{Admission, Newcomer, Refusal, Registry, Verdict, Why};
+use insula_link::registry::{Admission, Newcomer, Refusal, Registry, Verdict, Voucher, Why};
 use insula_link::serve::{self, Fleet};
 use insula_link::{Answer, Answering, Answers, Hub, Inbound, Leader, Question};
 use insula_model::fleet::{Member, Serial};
@@ -91,10 +91,12 @@ impl Book {
 impl Registry for Book {
     fn admit(&self, newcomer: Newcomer) -> Verdict<'_, Admission> {
         Box::pin(async move {
-            match self.entries.lock().unwrap().tokens.get_mut(newcomer.token.as_bytes()) {
-                None => return refuse(Why::Unknown, "there is no such join token"),
-                Some(Some(_)) => return refuse(Why::Denied, "the join token was used"),
-                Some(used) => *used = Some(newcomer.member),
+            if let Voucher::Token(token) = newcomer.voucher {
+                match self.entries.lock().unwrap().tokens.get_mut(token.as_bytes()) {
+                    None => return refuse(Why::Unknown, "there is no such join token"),
+                    Some(Some(_)) => return refuse(Why::Denied, "the join token was used"),
+                    Some(used) => *used = Some(newcomer.member),
+                }
             }
             Ok(self.issue(newcomer.member, &newcomer.key))
         })

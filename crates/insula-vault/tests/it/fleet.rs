@@ -14,7 +14,7 @@ use insula_model::*;
 use insula_store::enrolments::{self, EnrolRefusal};
 use insula_store::joins::{self, JoinRefusal};
 use insula_store::{SecretHash, Store, StoreConfig, StoreError, gateways, nodes};
-use insula_vault::fleet::{Admission, FleetError, Newcomer, Registrar};
+use insula_vault::fleet::{Admission, FleetError, Newcomer, Registrar, Voucher};
 
 const NOW: i64 = 1_790_000_000_000;
 const HOUR: i64 = 3_600_000;
@@ -84,7 +84,7 @@ fn for_nodes() -> JoinGrant {
 
 fn newcomer(token: &Token, member: Member, name: Option<&str>) -> Newcomer {
     Newcomer {
-        token: token.hash(),
+        voucher: Voucher::Token(token.hash()),
         member,
         name: name.map(|name| name.parse().unwrap()),
         version: "0.1.0".into(),

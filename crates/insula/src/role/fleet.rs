@@ -19,6 +19,7 @@ use insula_kit::clock::Clock;
 use insula_kit::random::Random;
 use insula_kit::seal::Keyring;
 use insula_kit::tls::{ALPN_H2, Connector, Credentials};
+use insula_link::registry::Registry;
 use insula_link::serve::{self, Fleet};
 use insula_link::{Answer, Answering, Answers, Hub, Leader, Question};
 use insula_model::ServerId;
@@ -100,7 +101,9 @@ impl OpenHouse {
         let connector = fleet.as_ref().map(|fleet| Connector::new(&fleet.credentials, ALPN_H2));
         let follow = follow(hub.clone(), said.clone(), *id, connector, leadership);
         let tell = tell(hub.clone(), said.clone(), house.advertise, status);
-        let members = Arc::new(insula_control::Members(registrar.clone()));
+        let members: Arc<dyn Registry> = Arc::new(insula_control::Members(registrar.clone()));
+        // Without a fleet nobody else is there to show a certificate to.
+        let beside = fleet.is_some().then(|| Arc::clone(&members));
         let fleet = async {
             let Some(OpenFleet { listener, credentials }) = fleet else {
                 stop.clone().await;
@@ -120,8 +123,8 @@ impl OpenHouse {
             }
         };
         tokio::select! {
-            ended = serve::nodes(hub.clone(), house.blobs.clone(), nodes, stop.clone()) => ended?,
-            ended = serve::edges(hub.clone(), edges, stop.clone()) => ended?,
+            ended = serve::nodes(hub.clone(), house.blobs.clone(), beside.clone(), nodes, stop.clone()) => ended?,
+            ended = serve::edges(hub.clone(), beside, edges, stop.clone()) => ended?,
             ended = fleet => ended?,
             () = follow => {}
             () = tell => {}
