@@ -41,6 +41,12 @@ const ENTRIES: &[Entry] = &[
     },
     Entry {
         kind: Kind::Bench,
+        name: "fleet",
+        shows: "10,000 nodes' heartbeats, a dead node, a dead leader, the relay beside no relay",
+        run: || story("fleet"),
+    },
+    Entry {
+        kind: Kind::Bench,
         name: "scheduler",
         shows: "two million durable placements on 6,100 nodes, the curve to 15,000, etcd beside it",
         run: || measure("scheduler"),

@@ -6,6 +6,7 @@
 
 pub mod app;
 pub mod archive;
+pub mod bench_fleet;
 pub mod explorer;
 pub mod fleet;
 pub mod folder;
