@@ -51,6 +51,8 @@ pub struct Fleet {
     pub nodes: Vec<Role>,
     pub database: Option<Database>,
     pub ground: Ground,
+    /// The server that is asked; else the first that runs.
+    pub front: Option<usize>,
     program: PathBuf,
     folder: TempDir,
 }
@@ -85,6 +87,7 @@ impl Fleet {
             nodes: Vec::new(),
             database: None,
             ground: Ground::lay()?,
+            front: None,
             program: program()?,
             folder,
         })
@@ -196,10 +199,10 @@ impl Fleet {
             .output()?)
     }
 
-    /// A command that has to succeed, at the first server that runs.
+    /// A command that has to succeed, at the server that is asked.
     pub fn ok(&self, args: &[&str]) -> Result<String> {
         let running = self.servers.iter().position(|role| role.pid().is_some());
-        self.ok_at(running.unwrap_or(0), args)
+        self.ok_at(self.front.or(running).unwrap_or(0), args)
     }
 
     pub fn ok_at(&self, server: usize, args: &[&str]) -> Result<String> {
@@ -230,6 +233,30 @@ impl Fleet {
         let role = self.gateways.get(gateway).context("there is no such gateway")?;
         let (host, edge) = (host_of(url)?, format!("127.0.0.1:{EDGE_PORT}").parse()?);
         role.place.inside(|| http::get(edge, &host, path))
+    }
+
+    /// A request to a server's API with the operator's token, in the server's place.
+    pub fn api_at(&self, server: usize, method: &str, path: &str, body: &Value) -> Result<Answer> {
+        let role = self.servers.get(server).context("there is no such server")?;
+        let operator = std::fs::read_to_string(role.data.join("operator.json"))?;
+        let operator: Value = serde_json::from_str(&operator)?;
+        let bearer = format!("Bearer {}", operator["token"].as_str().context("token")?);
+        let headers = [("Authorization", bearer.as_str()), ("Content-Type", "application/json")];
+        let body = if body.is_null() { String::new() } else { body.to_string() };
+        role.place.inside(|| {
+            let mut api = http::Connection::open(API.parse()?)?;
+            api.send(method, API, path, &headers, body.as_bytes())
+        })
+    }
+
+    /// The server that decides, as the one that is asked says.
+    pub fn leader(&self) -> Result<Option<usize>> {
+        let status = self.json(&["status"])?;
+        let servers = status["installation"]["servers"].as_array().context("servers")?;
+        let leads = servers.iter().find(|one| one["leads"] == true);
+        let address = leads.and_then(|one| one["fleet"].as_str()).unwrap_or_default();
+        let at = |role: &Role| role.place.at(FLEET_PORT).to_string() == address;
+        Ok(self.servers.iter().position(at))
     }
 
     pub fn node_states(&self) -> Result<Vec<(String, String)>> {

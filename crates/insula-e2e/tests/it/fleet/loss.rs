@@ -75,7 +75,7 @@ fn a_node_that_is_lost_is_replaced_and_one_that_returns_is_welcomed() -> Result<
     wait_for("three live", MOMENT, || Ok(fleet.lives().len() == 3))?;
 
     let events = fleet.platform_events()?;
-    for wanted in ["node.lost", "node.returned"] {
+    for wanted in ["node.lost", "node.welcomed"] {
         ensure!(events.iter().any(|event| event == wanted), "no {wanted} in {events:?}");
     }
     let seen = load.finish();
