@@ -178,6 +178,9 @@ impl Registrar {
         if asks_again(tx, &token, member, now)? {
             return Ok(enrolments::issue(tx, member, now)?);
         }
+        if is_beside(tx, member)? {
+            return Err(EnrolRefusal::Present { member }.into());
+        }
         let join = joins::redeem(tx, &token, member, now)?;
         let serial = enrolments::enrol(tx, member, now, live_since(now))?;
         welcome(tx, newcomer, join, now)?;
@@ -254,6 +257,15 @@ fn asks_again(
     let known = enrolments::get(tx, member)?;
     let never_shown = known.is_some_and(|e| e.used == Serial(0) && e.revoked.is_none());
     Ok(used.by == member && never_shown && now.since(used.at) <= ASK_AGAIN_TIME)
+}
+
+/// Whether it is a node on a server's own machine: one that has greeted and never had to show a
+/// certificate for it. Nothing that it has ends in our eyes, so a token must not make anybody it.
+fn is_beside(tx: &Tx, member: Member) -> Result<bool, StoreError> {
+    let Member::Node(id) = member else { return Ok(false) };
+    let greeted = nodes::get(tx, id)?.is_some_and(|row| row.offer != offer_unknown());
+    let shown = enrolments::get(tx, member)?.is_some_and(|known| known.used > Serial(0));
+    Ok(greeted && !shown)
 }
 
 /// The row of a new member. A node's says nothing of its host yet: that comes with its first hello.

@@ -9,7 +9,8 @@ use insula_kit::seal::{Key, Keyring, SecretBytes};
 use insula_kit::tls::Credentials;
 use insula_kit::token::Token;
 use insula_model::fleet::{Join, JoinGrant, Member, Serial};
-use insula_model::node::Site;
+use insula_model::node::{Architecture, Capacity, Duty, Node, NodeMode, Offer, Site};
+use insula_model::spec::Isolation;
 use insula_model::*;
 use insula_store::enrolments::{self, EnrolRefusal};
 use insula_store::joins::{self, JoinRefusal};
@@ -198,6 +199,56 @@ async fn somebodys_token_does_not_make_him_a_node_that_is_here() {
     let token = house.invite(for_nodes()).await;
     let back = registrar.join(newcomer(&token, member, None)).await.unwrap();
     assert!(back.serial > first.serial);
+}
+
+/// Whoever comes by the socket of a server's own machine never shows a certificate to a server: that
+/// it was not shown says nothing of whether the node is here.
+#[tokio::test]
+async fn a_token_does_not_make_anybody_the_node_beside_a_server() {
+    let house = House::new();
+    let registrar = house.registrar().await;
+    let beside = Member::Node(node(1));
+    let greets = |tx: &mut insula_store::Tx| nodes::hello(tx, &greeted(node(1)));
+    house.store.write(greets).await.unwrap();
+    let token = house.invite(for_nodes()).await;
+    for before_it_had_a_certificate in [true, false] {
+        if !before_it_had_a_certificate {
+            let own = Newcomer { voucher: Voucher::Machine, ..newcomer(&token, beside, None) };
+            registrar.join(own).await.unwrap();
+            house.clock.advance_ms(73 * HOUR);
+        }
+        let token = house.invite(for_nodes()).await;
+        let theft = registrar.join(newcomer(&token, beside, None)).await.unwrap_err();
+        assert!(matches!(theft, FleetError::Enrol(EnrolRefusal::Present { .. })), "{theft}");
+        // It is still good for whom it was made for.
+        let rightful = Member::Node(node(if before_it_had_a_certificate { 2 } else { 3 }));
+        registrar.join(newcomer(&token, rightful, None)).await.unwrap();
+    }
+    let own = Newcomer { voucher: Voucher::Machine, ..newcomer(&token, beside, None) };
+    registrar.join(own).await.unwrap();
+}
+
+fn greeted(id: NodeId) -> Node {
+    let at = Timestamp::from_millis(NOW);
+    Node {
+        id,
+        name: "local".parse().unwrap(),
+        offer: Offer {
+            capacity: Capacity::default(),
+            mode: NodeMode::Full,
+            runtimes: Vec::new(),
+            architecture: Architecture::X86,
+            isolation: [Isolation::Standard].into(),
+        },
+        site: Site::default(),
+        agent_version: "0.1.0".into(),
+        joined: at,
+        hello: at,
+        duty: Duty::Serve,
+        lost: None,
+        ailments: Vec::new(),
+        relay: None,
+    }
 }
 
 #[tokio::test]
