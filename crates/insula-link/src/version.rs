@@ -8,7 +8,9 @@ const VERSION_LEN_MAX: usize = 64;
 
 /// This version and the one before understand each other; everybody else hears what to upgrade.
 pub(crate) fn check(who: &str, version: &str, protocol: u32) -> Result<(), Status> {
-    if version.len() > VERSION_LEN_MAX {
+    // It is stored and shown; a database may refuse some of what is no letter at all.
+    let readable = version.bytes().all(|byte| byte.is_ascii_graphic() || byte == b' ');
+    if version.len() > VERSION_LEN_MAX || !readable {
         return Err(Status::invalid_argument("that is not a version"));
     }
     let what = match protocol {
@@ -37,5 +39,8 @@ mod tests {
         assert!(words(PROTOCOL_OLDEST - 1).ends_with("upgrade it"));
         assert!(words(u32::MAX).contains("upgrade the server first"));
         assert!(check("agent", &"9".repeat(65), PROTOCOL).is_err());
+        for stored_nowhere in ["0.1\0", "0.1\n", "0.1\u{1b}[2J", "\u{202e}1.0"] {
+            assert!(check("agent", stored_nowhere, PROTOCOL).is_err(), "{stored_nowhere:?}");
+        }
     }
 }
