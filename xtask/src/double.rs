@@ -14,9 +14,11 @@ const KNOWN: &[(&str, usize, &str)] = &[
     ("base64", 2, "tonic takes 0.22, hyper-util 0.23"),
     ("crypto-common", 2, "as digest"),
     ("digest", 2, "crc-fast (through object_store's S3) takes 0.10, all others 0.11"),
+    ("fallible-iterator", 2, "tokio-postgres takes 0.2, rusqlite 0.3"),
     ("getrandom", 2, "ring takes 0.2, tempfile 0.4"),
     ("hashbrown", 2, "rusqlite (through hashlink) and petgraph take 0.15, indexmap 0.17"),
     ("itertools", 2, "prost takes 0.14, object_store 0.15"),
+    ("rand_core", 2, "imbl takes 0.9, rand (through object_store) 0.10"),
     ("syn", 2, "half of the derive crates have moved to 3"),
 ];
 

@@ -20,13 +20,37 @@ const ACCEPTED: &[&str] = &[
     "Zlib",
 ];
 
+/// Crates under a licence that is not accepted as such, with the reason why they may be used. The
+/// licence is part of the row: a crate that changes it is judged anew.
+const EXCEPTIONS: &[(&str, &str, &str)] = &[
+    ("imbl", "MPL-2.0+", "copyleft by the file, used as published; see decision 2"),
+    ("imbl-sized-chunks", "MPL-2.0+", "as imbl, which is made of it"),
+];
+
 pub fn check() -> Result<Vec<String>> {
-    Ok(judge(&metadata::everything()?))
+    Ok(judge(&metadata::everything()?, EXCEPTIONS))
 }
 
-fn judge(packages: &[Package]) -> Vec<String> {
-    let theirs = packages.iter().filter(|package| package.source.is_some());
-    theirs.filter_map(refusal).collect()
+fn judge(packages: &[Package], exceptions: &[(&str, &str, &str)]) -> Vec<String> {
+    let is_excepted = |package: &Package, (name, licence, _): &(&str, &str, &str)| {
+        package.name == *name && package.licence.as_deref() == Some(*licence)
+    };
+    let mut found: Vec<String> = packages
+        .iter()
+        .filter(|package| package.source.is_some())
+        .filter(|package| !exceptions.iter().any(|row| is_excepted(package, row)))
+        .filter_map(refusal)
+        .collect();
+    for row in exceptions {
+        if !packages.iter().any(|package| is_excepted(package, row)) {
+            let (name, licence, _) = row;
+            found.push(format!(
+                "no {name} under `{licence}` is used any more; mend its row in \
+                 xtask/src/licence.rs"
+            ));
+        }
+    }
+    found
 }
 
 fn refusal(package: &Package) -> Option<String> {
@@ -146,14 +170,21 @@ mod tests {
             dependencies: Vec::new(),
             targets: Vec::new(),
         };
-        let found = judge(&[
+        let packages = [
             package("ours", None, None),
             package("good", Some("MIT"), Some("registry")),
             package("viral", Some("AGPL-3.0-only"), Some("registry")),
             package("silent", None, Some("registry")),
-        ]);
+        ];
+        let found = judge(&packages, &[]);
         assert_eq!(found.len(), 2, "{found:?}");
         assert!(found[0].starts_with("viral 1.0.0 is under `AGPL-3.0-only`"), "{found:?}");
         assert!(found[1].starts_with("silent 1.0.0 names no licence"), "{found:?}");
+
+        let found = judge(&packages, &[("viral", "AGPL-3.0-only", "why")]);
+        assert_eq!(found.len(), 1, "{found:?}");
+        let found = judge(&packages, &[("viral", "SSPL-1.0", "why")]);
+        assert_eq!(found.len(), 3, "of another licence than the row says: {found:?}");
+        assert!(found[2].starts_with("no viral under `SSPL-1.0`"), "{found:?}");
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! Parsed by hand from `cargo metadata`: a dozen fields, and no derive to wait for.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -58,11 +59,33 @@ pub fn workspace() -> Result<Vec<Package>> {
 }
 
 /// Everything that is compiled for this host, by the committed lock file.
+///
+/// `cargo metadata` also tells of optional dependencies that no feature switches on; `cargo tree`
+/// follows the features, and knows no licences.
 pub fn everything() -> Result<Vec<Package>> {
     let host = crate::machine::host_triple()?;
     let mut cargo = process::cargo();
     cargo.args(["metadata", "--format-version", "1", "--locked", "--filter-platform", &host]);
-    parse(&process::output(&mut cargo)?)
+    let packages = parse(&process::output(&mut cargo)?)?;
+    let mut cargo = process::cargo();
+    cargo.args(["tree", "--locked", "--workspace", "--target", &host, "--prefix", "none"]);
+    let tree = process::output(cargo.args(["--edges", "all", "--format", "{p}"]))?;
+    let tree = String::from_utf8(tree).context("read the output of cargo tree")?;
+    Ok(only_built(packages, &tree))
+}
+
+/// Those that stand in the tree, by lines such as `tar v0.4.45` or `ours v0.1.0 (/folder)`.
+fn only_built(packages: Vec<Package>, tree: &str) -> Vec<Package> {
+    let built: BTreeSet<(&str, &str)> = tree
+        .lines()
+        .filter_map(|line| {
+            let mut words = line.split(' ');
+            Some((words.next()?, words.next()?.strip_prefix('v')?))
+        })
+        .collect();
+    let is_built =
+        |package: &Package| built.contains(&(package.name.as_str(), package.version.as_str()));
+    packages.into_iter().filter(is_built).collect()
 }
 
 pub fn parse(json: &[u8]) -> Result<Vec<Package>> {
@@ -118,4 +141,27 @@ fn text(json: &Value, field: &str) -> Result<String> {
 
 fn list<'a>(json: &'a Value, field: &str) -> Result<&'a Vec<Value>> {
     json[field].as_array().with_context(|| format!("`{field}` is not a list"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_no_feature_switches_on_is_not_built() {
+        let json = ["tar 0.4.45", "tar 0.3.0", "nom 8.0.0", "ours 0.1.0"].map(|package| {
+            let (name, version) = package.split_once(' ').expect("a name and a version");
+            format!(
+                r#"{{"id": "{package}", "name": "{name}", "version": "{version}", "license": "MIT",
+                    "manifest_path": "Cargo.toml", "source": null, "dependencies": [],
+                    "targets": []}}"#
+            )
+        });
+        let json = format!(r#"{{"packages": [{}]}}"#, json.join(","));
+        let packages = parse(json.as_bytes()).expect("made-up metadata");
+        let tree = "ours v0.1.0 (/work/ours)\ntar v0.4.45\n\nsyn v2.0.0 (proc-macro)\n";
+        let built: Vec<String> =
+            only_built(packages, tree).into_iter().map(|package| package.id).collect();
+        assert_eq!(built, ["tar 0.4.45", "ours 0.1.0"]);
+    }
 }

@@ -1,6 +1,8 @@
 //! What a manifest of ours must say and cargo does not tell: that it takes the workspace's
 //! lints, and every third-party version and feature, from the root.
 
+use super::rules::TEST_FEATURES;
+
 /// `file` is for the message; `text` is the manifest.
 pub fn check(file: &str, text: &str) -> Vec<String> {
     let mut found = Vec::new();
@@ -21,7 +23,8 @@ pub fn check(file: &str, text: &str) -> Vec<String> {
         if section == "lints" && squeezed(line) == "workspace=true" {
             has_lints = true;
         }
-        if is_dependencies(section) && !line.is_empty() && !comes_from_root(line) {
+        let may_stand = comes_from_root(line) || is_for_tests(section, line);
+        if is_dependencies(section) && !line.is_empty() && !may_stand {
             found.push(format!(
                 "{file}:{}: `{line}`: versions and features stand in the root Cargo.toml only; \
                  write `x.workspace = true`",
@@ -51,6 +54,15 @@ fn comes_from_root(line: &str) -> bool {
     let line = squeezed(line);
     let has_own_features = line.contains("features=");
     (line.contains(".workspace=true") || line.contains("{workspace=true")) && !has_own_features
+}
+
+/// A feature that the product must not have, added where only tests see it.
+fn is_for_tests(section: &str, line: &str) -> bool {
+    let line = squeezed(line);
+    section == "dev-dependencies"
+        && TEST_FEATURES.iter().any(|(name, feature)| {
+            line == format!("{name}={{workspace=true,features=[\"{feature}\"]}}")
+        })
 }
 
 fn squeezed(line: &str) -> String {
@@ -96,5 +108,23 @@ mod tests {
         let found =
             check("x/Cargo.toml", &format!("{GOOD}\n[dependencies.serde]\nversion = \"1\"\n"));
         assert!(found[0].contains("[dependencies.serde]"), "{found:?}");
+    }
+
+    #[test]
+    fn a_feature_for_tests_stands_with_the_tests_alone() {
+        let line = "tokio = { workspace = true, features = [\"test-util\"] }";
+        let in_section =
+            |section, line| check("x/Cargo.toml", &format!("{GOOD}\n[{section}]\n{line}\n"));
+        assert_eq!(in_section("dev-dependencies", line), Vec::<String>::new());
+        assert_eq!(in_section("dependencies", line).len(), 1);
+        assert_eq!(in_section("target.'cfg(unix)'.dependencies", line).len(), 1);
+        for other in [
+            "tokio = { workspace = true, features = [\"full\"] }",
+            "tokio = { workspace = true, features = [\"test-util\", \"full\"] }",
+            "serde = { workspace = true, features = [\"test-util\"] }",
+            "tokio = { version = \"1\", features = [\"test-util\"] }",
+        ] {
+            assert_eq!(in_section("dev-dependencies", other).len(), 1, "{other}");
+        }
     }
 }

@@ -158,6 +158,13 @@ pub const SQL_DRIVERS: &[&str] = &[
     "tokio-rusqlite",
 ];
 
+/// Features that a crate's tests need and the product must not have. A crate that is tested alone is
+/// then linked with other third-party code than the product, so the list stays short.
+pub const TEST_FEATURES: &[(&str, &str)] = &[
+    // A clock that tests hold and move on, in place of waiting.
+    ("tokio", "test-util"),
+];
+
 /// The only crate in which `unsafe` may stand.
 pub const UNSAFE_CRATE: &str = "insula-sandbox";
 

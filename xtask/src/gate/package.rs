@@ -41,10 +41,21 @@ const PACKAGES: &[Package] = &[
         witness: Some("/usr/bin/npm"),
         reason: "builds of Node apps install their packages",
     },
+    Package { name: "postgresql", witness: None, reason: "the store's suite runs on it too" },
     Package {
-        name: "postgresql",
-        witness: None,
-        reason: "the store's suite runs on it too",
+        name: "iproute2",
+        witness: Some("/usr/sbin/ip"),
+        reason: "a fleet in network namespaces is wired up with it",
+    },
+    Package {
+        name: "nftables",
+        witness: Some("/usr/sbin/nft"),
+        reason: "the fleet's partitions are rules of packets between its namespaces",
+    },
+    Package {
+        name: "openssl",
+        witness: Some("/usr/bin/openssl"),
+        reason: "makes the certificates of a server of S3 with TLS",
     },
 ];
 
