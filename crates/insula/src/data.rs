@@ -14,6 +14,8 @@ use insula_kit::lock::{Lock, LockError};
 const FORMAT: u32 = 1;
 /// The file with the number has nothing else in it.
 const FORMAT_FILE_BYTES_MAX: u64 = 64;
+/// The key that everything sealed is sealed with.
+const MASTER_KEY: &str = "master.key";
 /// Interface names have 15 bytes in all.
 const TAG_CHARS: usize = 6;
 /// Others may pass through to what is theirs, and see no list.
@@ -51,7 +53,7 @@ impl Data {
         self.root.join("operator.json")
     }
     pub fn master_key(&self) -> PathBuf {
-        self.root.join("master.key")
+        self.root.join(MASTER_KEY)
     }
     /// Of a rotation that is under way: what the server opens beside the master key.
     pub fn next_master_key(&self) -> PathBuf {
@@ -118,8 +120,11 @@ impl Data {
         let found = match files::read(&path, FORMAT_FILE_BYTES_MAX) {
             Ok(bytes) => String::from_utf8_lossy(&bytes).trim().to_owned(),
             Err(error) if error.is_missing() => {
-                // What a first start that was killed has left of the format file is no content.
-                let ours = |name: &OsStr| name.as_encoded_bytes().starts_with(b".insula-");
+                // What a first start that was killed has left of the format file is no content, and
+                // one more server of several begins with a copy of the others' key.
+                let ours = |name: &OsStr| {
+                    name.as_encoded_bytes().starts_with(b".insula-") || name == MASTER_KEY
+                };
                 let mut entries = fs::read_dir(&self.root)?.flatten();
                 if entries.any(|entry| !ours(&entry.file_name())) {
                     bail!(

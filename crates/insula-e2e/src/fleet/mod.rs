@@ -113,10 +113,8 @@ impl Fleet {
         let mut role = Role::new(place, self.folder.path(), &self.program, &args);
         if let Some(first) = self.servers.first() {
             std::fs::create_dir_all(&role.data)?;
-            for file in ["master.key", "operator.json"] {
-                let (from, to) = (first.data.join(file), role.data.join(file));
-                std::fs::copy(&from, &to).with_context(|| format!("copy {}", from.display()))?;
-            }
+            let (from, to) = (first.data.join("master.key"), role.data.join("master.key"));
+            std::fs::copy(&from, &to).with_context(|| format!("copy {}", from.display()))?;
         }
         role.start()?;
         self.servers.push(role);

@@ -131,6 +131,10 @@ impl Role {
         if self.child.is_none() {
             return Ok(());
         }
+        if !self.is_running()? {
+            self.child = None;
+            return Ok(());
+        }
         // One that was frozen could not hear it.
         self.signal(Signal::CONT)?;
         self.signal(Signal::TERM)?;

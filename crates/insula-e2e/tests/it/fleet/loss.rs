@@ -113,7 +113,7 @@ fn a_single_moves_only_by_its_lease_or_when_its_node_is_removed() -> Result<()> 
     if !can_lay_ground() {
         return Ok(());
     }
-    let mut fleet = Fleet::start(Shape { servers: 1, nodes: 2, gateways: 1 })?;
+    let fleet = Fleet::start(Shape { servers: 1, nodes: 2, gateways: 1 })?;
     fleet.ok(&["nodes", "cordon", "n1"])?;
     let (never, lease) = (single("never")?, single("lease")?);
     let never_url = story::url(&fleet.deploy(never.path(), "never")?)?;
