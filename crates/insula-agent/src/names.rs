@@ -43,6 +43,8 @@ pub struct Presence {
     pub address: IpAddr,
     /// Once it is ready and has a port.
     pub serves: Option<(ServiceName, SocketAddr)>,
+    /// Whether gateways may come.
+    pub routed: bool,
 }
 
 /// An instance of another node, and where this host shows it.
@@ -185,8 +187,13 @@ mod tests {
         let board = NameBoard::new(sender);
         let here: IpAddr = [10, 87, 0, 2].into();
         let app = Some(web.app.clone());
-        let starting =
-            Presence { environment: environment(1), app: app.clone(), address: here, serves: None };
+        let starting = Presence {
+            environment: environment(1),
+            app: app.clone(),
+            address: here,
+            serves: None,
+            routed: false,
+        };
         board.set(instance(1), Some(starting.clone()));
         let source = Source { environment: environment(1), app };
         assert_eq!(receiver.borrow().sources, BTreeMap::from([(here, source)]));
@@ -215,6 +222,7 @@ mod tests {
             app: Some(web().app),
             address: own.ip(),
             serves: Some((web(), own)),
+            routed: false,
         };
         board.set(Tenant::Instance(id(1)), Some(here));
         let remote = RemoteName { environment: environment(1), service: web(), at: far };

@@ -92,10 +92,18 @@ pub struct InstanceTarget {
     pub stop: StopSpec,
     pub log_rate: Bytes,
     pub intent: InstanceIntent,
+    /// Whether any route leads to it. Gateways reach no other: what has no route is reached by name,
+    /// from its own environment. An older server does not say; then it may have one.
+    #[serde(default = "may_be_routed")]
+    pub routed: bool,
     /// Whether its node stops it when the server has been silent for too long.
     #[serde(default)]
     pub failover: Failover,
     pub trace: String,
+}
+
+fn may_be_routed() -> bool {
+    true
 }
 
 /// Where in the order of things an instance belongs.

@@ -121,6 +121,7 @@ fn instance(world: &World, instance: &Instance) -> Option<InstanceTarget> {
             Intent::Run | Intent::Drain { .. } if !over => InstanceIntent::Run,
             Intent::Run | Intent::Drain { .. } | Intent::Stop { .. } => InstanceIntent::Stop,
         },
+        routed: listens && crate::routes::has_route(world, instance),
         failover: spec.failover,
         trace: world
             .deployments

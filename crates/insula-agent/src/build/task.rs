@@ -266,6 +266,7 @@ impl BuildTask {
             app: None,
             address: place.place.address(),
             serves: None,
+            routed: false,
         };
         self.shared.names.set(Tenant::Build(self.id()), Some(presence));
         let deadline = Instant::now() + self.target.time_limit.as_duration();

@@ -65,6 +65,7 @@ pub fn sample() -> insula_model::target::InstanceTarget {
         stop: component.stop,
         log_rate: Bytes::mib(1),
         intent: InstanceIntent::Run,
+        routed: true,
         failover: insula_model::spec::Failover::Never,
         trace: String::new(),
     }

@@ -587,6 +587,7 @@ impl InstanceTask {
                 let app = target.place.app_name.clone();
                 (ServiceName { app, component: target.component.clone() }, endpoint)
             }),
+            routed: target.routed,
         });
         self.shared.names.set(Tenant::Instance(self.record.id()), presence);
         self.shared.board.put_instance(InstanceReport {

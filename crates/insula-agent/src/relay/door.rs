@@ -221,7 +221,8 @@ mod tests {
         tokio::spawn(keep(Arc::clone(&hall), behind, listener, Arc::default(), end));
         let address = [127, 0, 0, 1].into();
         let app = Some("shop".parse().unwrap());
-        let of = |environment, app| Presence { environment, app, address, serves: None };
+        let of =
+            |environment, app| Presence { environment, app, address, serves: None, routed: false };
         // Nobody's address; another environment's; a build's of the same.
         for presence in [None, Some(of(BLUE, app.clone())), Some(of(RED, None))] {
             // The board names no loopback: what it holds is as if the address were nobody's.

@@ -1,19 +1,19 @@
 //! Who may reach what runs here.
 //!
-//! A gateway reaches whatever listens; a node what is of an environment that it runs something of as
-//! well. Both as *our* Target says: a caller's word counts for nothing.
+//! A gateway reaches whatever has a route; a node what is of an environment that it runs something of
+//! as well. Both as *our* Target says: a caller's word counts for nothing.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use insula_model::InstanceId;
 use insula_model::fleet::Member;
 use insula_model::target::FleetTarget;
-use insula_model::{EnvironmentId, InstanceId};
 use insula_relay::{Doors, NoDoor};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::names::NameBoard;
+use crate::names::{NameBoard, Presence};
 
 #[derive(Debug)]
 pub struct AgentDoors {
@@ -64,7 +64,7 @@ impl Doors for AgentDoors {
 
     fn find(&self, member: Member, instance: InstanceId) -> Result<SocketAddr, NoDoor> {
         let presence = self.names.instance(instance).ok_or(NoDoor::Gone)?;
-        if !may(&self.fleet.borrow(), member, presence.environment) {
+        if !may(&self.fleet.borrow(), member, &presence) {
             return Err(NoDoor::Denied);
         }
         presence.serves.map(|(_, at)| at).ok_or(NoDoor::NotListening)
@@ -73,7 +73,7 @@ impl Doors for AgentDoors {
     /// One that is not ready, or on its way out, goes on with what it has begun.
     fn holds(&self, member: Member, instance: InstanceId, at: SocketAddr) -> bool {
         self.names.instance(instance).is_some_and(|presence| {
-            presence.address == at.ip() && may(&self.fleet.borrow(), member, presence.environment)
+            presence.address == at.ip() && may(&self.fleet.borrow(), member, &presence)
         })
     }
 
@@ -82,13 +82,13 @@ impl Doors for AgentDoors {
     }
 }
 
-fn may(fleet: &FleetTarget, member: Member, environment: EnvironmentId) -> bool {
+fn may(fleet: &FleetTarget, member: Member, presence: &Presence) -> bool {
     match member {
-        Member::Gateway(gateway) => fleet.gateways.contains(&gateway),
+        Member::Gateway(gateway) => presence.routed && fleet.gateways.contains(&gateway),
         Member::Node(node) => fleet
             .neighbours
             .get(&node)
-            .is_some_and(|neighbour| neighbour.environments.contains(&environment)),
+            .is_some_and(|neighbour| neighbour.environments.contains(&presence.environment)),
         Member::Server(_) => false,
     }
 }
@@ -98,10 +98,10 @@ mod tests {
     use std::collections::{BTreeMap, BTreeSet};
 
     use insula_model::target::Neighbour;
-    use insula_model::{GatewayId, NodeId, ServerId};
+    use insula_model::{EnvironmentId, GatewayId, NodeId, ServerId};
 
     use super::*;
-    use crate::names::{Names, Presence, ServiceName, Tenant};
+    use crate::names::{Names, ServiceName, Tenant};
 
     const RED: EnvironmentId = EnvironmentId::from_u128(1);
     const BLUE: EnvironmentId = EnvironmentId::from_u128(2);
@@ -126,7 +126,7 @@ mod tests {
         let service =
             ServiceName { app: "shop".parse().unwrap(), component: "web".parse().unwrap() };
         let app = Some(service.app.clone());
-        Presence { environment, app, address: at.ip(), serves: Some((service, at)) }
+        Presence { environment, app, address: at.ip(), serves: Some((service, at)), routed: true }
     }
 
     fn doors(fleet: FleetTarget) -> (AgentDoors, NameBoard, watch::Sender<Arc<FleetTarget>>) {
@@ -144,6 +144,9 @@ mod tests {
         names.set(Tenant::Instance(NEW), Some(serving(BLUE, blue)));
         assert_eq!(doors.find(GATEWAY, OLD), Ok(red));
         assert_eq!(doors.find(GATEWAY, NEW), Ok(blue));
+        let inner = Presence { routed: false, ..serving(RED, red) };
+        names.set(Tenant::Instance(OLD), Some(inner));
+        assert_eq!(doors.find(GATEWAY, OLD), Err(NoDoor::Denied), "a database, say");
         assert_eq!(doors.find(RED_NODE, OLD), Ok(red));
         assert_eq!(doors.find(RED_NODE, NEW), Err(NoDoor::Denied));
         assert!(!doors.holds(RED_NODE, NEW, blue));

@@ -146,6 +146,7 @@ impl Far {
             app: Some(db().app),
             address: at.ip(),
             serves: Some((db(), at)),
+            routed: false,
         };
         self.names.set(Tenant::Instance(DB), Some(presence));
     }
@@ -204,7 +205,8 @@ impl Sandbox {
             Tenant::Build(_) => None,
         };
         let address = held.place.address();
-        net.names.set(tenant, Some(Presence { environment, app, address, serves: None }));
+        net.names
+            .set(tenant, Some(Presence { environment, app, address, serves: None, routed: false }));
         Self { namespace, _held: held }
     }
 
@@ -345,8 +347,13 @@ async fn story(
     // It ends over there, and what has its address now is somebody else's.
     let its = over_there.names.instance(DB).unwrap().serves.unwrap().1;
     over_there.names.set(Tenant::Instance(DB), None);
-    let other =
-        Presence { environment: BLUE, app: None, address: its.ip(), serves: Some((db(), its)) };
+    let other = Presence {
+        environment: BLUE,
+        app: None,
+        address: its.ip(),
+        serves: Some((db(), its)),
+        routed: false,
+    };
     let stranger = Tenant::Instance(InstanceId::from_u128(0xbad));
     over_there.names.set(stranger, Some(other));
     let cut = on_thread(move || open.read(&mut [0; 8])).await.unwrap_err();

@@ -318,6 +318,7 @@ impl World {
             stop,
             log_rate: Bytes::mib(1),
             intent: InstanceIntent::Run,
+            routed: true,
             failover: insula_model::spec::Failover::Never,
             trace: String::new(),
         }
