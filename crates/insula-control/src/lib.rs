@@ -158,8 +158,15 @@ pub async fn serve(
         boards.leadership.send_replace(Leadership::Follower { leader: None });
         match end {
             End::Asked => break,
-            // The elector may know already, or hear it from us.
-            End::Lost => _ = lost.try_send(fence),
+            End::Lost => {
+                // The elector may know already, or hear it from us; before that the same term would
+                // begin again, and load the world for nothing.
+                _ = lost.try_send(fence);
+                tokio::select! {
+                    () = leader::over(standing.clone(), fence) => {}
+                    _ = shutdown.requested() => break,
+                }
+            }
         }
     }
     // The lease goes back once nothing of ours can write any more.

@@ -100,7 +100,7 @@ impl OpenHouse {
         let House { hub, said, id, .. } = &house;
         let connector = fleet.as_ref().map(|fleet| Connector::new(&fleet.credentials, ALPN_H2));
         let follow = follow(hub.clone(), said.clone(), *id, connector, leadership);
-        let tell = tell(hub.clone(), said.clone(), house.advertise, status);
+        let tell = tell(said.clone(), house.advertise, status);
         let members: Arc<dyn Registry> = Arc::new(insula_control::Members(registrar.clone()));
         // Without a fleet nobody else is there to show a certificate to.
         let beside = fleet.is_some().then(|| Arc::clone(&members));
@@ -166,9 +166,9 @@ async fn follow(
     }
 }
 
-/// Tells members where the servers are, and the operator what the reconcilers do.
+/// Tells the API where the servers are, and what the reconcilers do. Members hear of the servers
+/// from the control plane, which knows which of them are alive.
 async fn tell(
-    hub: Hub,
     said: insula_api::Fleet,
     own: Option<SocketAddr>,
     mut status: watch::Receiver<Arc<Status>>,
@@ -183,7 +183,6 @@ async fn tell(
         servers.sort();
         servers.dedup();
         if servers != known {
-            hub.set_servers(servers.clone());
             said.set_servers(servers.clone());
             known = servers;
         }
