@@ -11,14 +11,21 @@ use std::process::ExitCode;
 use anyhow::{Context, bail};
 use futures_util::TryStreamExt;
 use insula_blobs::{Blobs, Kind, Shelf};
-use insula_model::OrgId;
-use insula_store::{Page, Store, orgs};
+use insula_kit::clock::{Clock, SystemClock};
+use insula_model::fleet::Server;
+use insula_model::{Millis, OrgId, ServerId, Timestamp};
+use insula_store::{Page, Store, StoreError, orgs, servers};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 
 use super::blobs::{BlobArgs, config};
 use crate::data::Data;
 use crate::kept::{Kept, parse_url};
+
+/// Servers say every few seconds that they are there.
+const COMPANY_FRESH: Millis = Millis::secs(20);
+/// The files of one SQLite database.
+const SUFFIXES: [&str; 3] = ["", "-wal", "-shm"];
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -61,17 +68,24 @@ async fn migrate(args: Args, json: bool) -> anyhow::Result<()> {
     let old_blobs = Blobs::open(config(&data, from.blobs.clone())).context("open the blobs")?;
     let new_blobs = Blobs::open(config(&data, to.blobs.clone())).context("open the new blobs")?;
     new_blobs.probe().await.context("ask the new place of the blobs")?;
-    // Before anybody is stopped: whether the new database can be had, and is empty.
+    if rows_move && to.database.is_none() {
+        // What an interrupted move left behind: nobody uses it, and it would be in the way.
+        set_aside(&data)?;
+    }
+    // Before anybody is stopped: whether the new database can be had.
     let target = if rows_move { Some(open(&data, &to, "the new database").await?) } else { None };
+    // SQLite and PostgreSQL both let others read.
+    let reading = open(&data, &from, "the database").await?;
+    refuse_company(&data, &reading).await?;
     let mut passed = Passed::default();
     if blobs_move {
-        // SQLite and PostgreSQL both let others read.
-        let reading = open(&data, &from, "the database").await?;
         passed = copy_blobs(&reading, &old_blobs, &new_blobs).await?;
         eprintln!("{} of {} blobs copied while everything runs", passed.copied, passed.seen);
     }
+    drop(reading);
     let _server = stop_server(&data)?;
     let source = open(&data, &from, "the database").await?;
+    refuse_company(&data, &source).await?;
     if blobs_move {
         let last = copy_blobs(&source, &old_blobs, &new_blobs).await?;
         passed.copied += last.copied;
@@ -98,17 +112,51 @@ async fn migrate(args: Args, json: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The file of before, under another name, so that the way back finds room.
+/// Other servers would go on with what is being left: they acknowledge writes that nobody finds
+/// again, and decide for nodes that another decides for.
+async fn refuse_company(data: &Data, source: &Store) -> anyhow::Result<()> {
+    let now = Timestamp::from_millis(SystemClock.now_ms());
+    let others = others(source, super::server::known_id(data)?, now).await?;
+    let Some(first) = others.first() else { return Ok(()) };
+    let at = first.fleet.map_or_else(String::new, |fleet| format!(" at {fleet}"));
+    bail!(
+        "{} more servers use what is to be moved, {}{at} among them: end them first; who was killed \
+         counts for {COMPANY_FRESH} more",
+        others.len(),
+        first.id
+    )
+}
+
+/// Those that said lately that they share this store.
+async fn others(
+    store: &Store,
+    own: Option<ServerId>,
+    now: Timestamp,
+) -> Result<Vec<Server>, StoreError> {
+    let mut fresh = store.read(move |tx| servers::fresh(tx, now, COMPANY_FRESH)).await?;
+    fresh.retain(|server| Some(server.id) != own);
+    Ok(fresh)
+}
+
+/// The file of before, under another name, so that the way back finds room. What was set aside
+/// earlier stays.
 fn set_aside(data: &Data) -> anyhow::Result<()> {
     let database = data.database();
-    for suffix in ["", "-wal", "-shm"] {
-        let named = |middle: &str| {
-            let mut name = database.as_os_str().to_owned();
-            name.push(middle);
-            name.push(suffix);
-            PathBuf::from(name)
-        };
-        match std::fs::rename(named(""), named(".moved")) {
+    let named = |middle: &str, suffix: &str| {
+        let mut name = database.as_os_str().to_owned();
+        name.push(middle);
+        name.push(suffix);
+        PathBuf::from(name)
+    };
+    let mut middles = (1_u32..).map(|n| match n {
+        1 => ".moved".to_owned(),
+        n => format!(".moved-{n}"),
+    });
+    let is_free = |middle: &String| SUFFIXES.iter().all(|suffix| !named(middle, suffix).exists());
+    // The numbers do not end before the disk does.
+    let middle = middles.find(is_free).unwrap_or_default();
+    for suffix in SUFFIXES {
+        match std::fs::rename(named("", suffix), named(&middle, suffix)) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                 return Err(error).with_context(|| format!("set {} aside", database.display()));
             }
@@ -178,4 +226,47 @@ async fn all_orgs(store: &Store) -> anyhow::Result<Vec<OrgId>> {
         }
     });
     Ok(found.await?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_server_that_shares_the_store_is_company_and_we_and_the_dead_are_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = insula_store::StoreConfig::new(folder.path().join("insula.db"));
+        let store = Store::open(config).unwrap();
+        let now = Timestamp::from_millis(1_790_000_000_000);
+        let (own, other, dead) =
+            (ServerId::from_u128(1), ServerId::from_u128(2), ServerId::from_u128(3));
+        let long_ago = Timestamp::from_millis(now.as_millis() - COMPANY_FRESH.0 as i64 - 1);
+        for (id, seen) in [(own, now), (other, now), (dead, long_ago)] {
+            let server = Server { id, fleet: None, version: "0".into(), seen };
+            store.write(move |tx| servers::say_here(tx, &server)).await.unwrap();
+        }
+        let ids = |found: Vec<Server>| found.iter().map(|server| server.id).collect::<Vec<_>>();
+        assert_eq!(ids(others(&store, Some(own), now).await.unwrap()), [other]);
+        assert_eq!(ids(others(&store, None, now).await.unwrap()), [own, other]);
+    }
+
+    #[test]
+    fn what_is_set_aside_twice_is_there_twice() {
+        let folder = tempfile::tempdir().unwrap();
+        let data = Data::at(folder.path()).unwrap();
+        std::fs::create_dir_all(data.database().parent().unwrap()).unwrap();
+        let beside = |suffix: &str| {
+            let mut name = data.database().into_os_string();
+            name.push(suffix);
+            std::fs::read_to_string(PathBuf::from(name)).ok()
+        };
+        set_aside(&data).unwrap();
+        std::fs::write(data.database(), "first").unwrap();
+        set_aside(&data).unwrap();
+        std::fs::write(data.database(), "second").unwrap();
+        set_aside(&data).unwrap();
+        assert_eq!(beside(""), None);
+        assert_eq!(beside(".moved").as_deref(), Some("first"));
+        assert_eq!(beside(".moved-2").as_deref(), Some("second"));
+    }
 }

@@ -280,6 +280,15 @@ fn server_id(data: &Data, clock: &dyn Clock, random: &dyn Random) -> anyhow::Res
     }
 }
 
+/// The one that was made, if it was.
+pub fn known_id(data: &Data) -> anyhow::Result<Option<ServerId>> {
+    match files::read_json::<ServerIdentity>(&data.server_id()) {
+        Ok(known) => Ok(Some(known.server)),
+        Err(error) if error.is_missing() => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
 /// The key of this data folder; a new one only where nothing is sealed with another.
 async fn master_key(data: &Data, store: &Store, random: &dyn Random) -> anyhow::Result<Key> {
     let path = data.master_key();
