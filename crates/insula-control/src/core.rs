@@ -14,6 +14,7 @@
 //! - Every write names the state that it starts from.
 
 mod ailments;
+mod allowance;
 mod concern;
 mod deployments;
 mod edge;
@@ -26,6 +27,7 @@ pub mod report;
 mod routes;
 mod targets;
 mod told;
+mod words;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -42,6 +44,7 @@ use insula_model::{
 };
 use insula_plan::{Due, Measured, Plan, Rules, View, World};
 
+use allowance::Allowances;
 use concern::{Concern, Environments};
 use edge::EdgeLedger;
 use flight::Flight;
@@ -145,6 +148,7 @@ pub struct Core {
     sessions: BTreeMap<NodeId, Session>,
     greetings: BTreeMap<NodeId, Box<Greeting>>,
     reports: BTreeMap<NodeId, Box<NodeReport>>,
+    allowances: Allowances,
     concern: Concern,
     /// Nodes whose ailments have to be compared with what is stored.
     ailing: BTreeSet<NodeId>,
@@ -209,6 +213,7 @@ impl Core {
             sessions: BTreeMap::new(),
             greetings: BTreeMap::new(),
             reports: BTreeMap::new(),
+            allowances: Allowances::default(),
             concern: Concern::default(),
             ailing: BTreeSet::new(),
             contested: BTreeMap::new(),
@@ -442,6 +447,7 @@ impl Core {
             return;
         }
         self.looked_at_everything = Some(now.steady);
+        self.allowances.prune(now.steady);
         // Nodes one after the other, see `pass_targets`.
         self.safety = targets::Safety::of(self.sessions.keys().copied());
         self.concern.every_route = true;

@@ -6,6 +6,7 @@ use insula_model::fleet::Member;
 use insula_model::observed::NodeReport;
 use insula_model::{Millis, NodeId};
 
+use super::allowance::GREETING_ROWS;
 use super::mutation::{Greeting, Mutation, Outcome, Ticket, What};
 use super::report::Reconciler;
 use super::{Core, Now, STORE_PAUSE, Turn};
@@ -32,6 +33,7 @@ pub(super) enum Cargo {
         session: u64,
         report: Box<NodeReport>,
         settles: bool,
+        rows: usize,
     },
     Ailments {
         node: NodeId,
@@ -69,19 +71,25 @@ impl Core {
         if flight.open == 0
             && let Some(flight) = self.flights.remove(&number)
         {
-            self.landed(flight);
+            self.landed(flight, now);
         }
     }
 
     /// Everything of a flight was answered.
-    fn landed(&mut self, flight: Flight) {
+    fn landed(&mut self, flight: Flight, now: Now) {
         match flight.cargo {
             Cargo::Greeting { node, session, greeting } => {
-                if flight.failed && self.is_session(node, session) {
+                if !flight.failed {
+                    self.allowances.spend(node, GREETING_ROWS, now.steady);
+                } else if self.is_session(node, session) {
                     self.greetings.entry(node).or_insert(greeting);
                 }
             }
-            Cargo::Report { node, session, report, settles } => {
+            Cargo::Report { node, session, report, settles, rows } => {
+                // A store that is away costs nobody anything.
+                if !flight.failed {
+                    self.allowances.spend(node, rows, now.steady);
+                }
                 if !self.is_session(node, session) {
                     return;
                 }

@@ -7,7 +7,7 @@ use insula_model::{EventId, NodeId, limits};
 
 use super::flight::Cargo;
 use super::mutation::{Greeting, Sight, What};
-use super::{Core, Now, Session, Turn, ailments, ingest, targets};
+use super::{Core, Now, Session, Turn, ailments, ingest, targets, words};
 
 /// What a report changes goes into mutations of this many rows, so that others get their turn.
 const SIGHTS_PER_MUTATION_MAX: usize = 128;
@@ -48,7 +48,7 @@ impl Core {
         }
     }
 
-    fn take_report(&mut self, node: NodeId, report: NodeReport) {
+    fn take_report(&mut self, node: NodeId, mut report: NodeReport) {
         // Of a session that has ended: the next one begins with a report.
         if !self.sessions.contains_key(&node) {
             return;
@@ -61,6 +61,7 @@ impl Core {
             return;
         }
         self.ails(node, ailments::sane(&report.ailments));
+        words::cut(&mut report);
         self.reports.insert(node, Box::new(report));
     }
 
@@ -86,6 +87,10 @@ impl Core {
     pub(super) fn take_in(&mut self, now: Now, turn: &mut Turn) {
         for (node, greeting) in std::mem::take(&mut self.greetings) {
             let Some(session) = self.sessions.get(&node).map(|s| s.number) else { continue };
+            if !self.allowances.has_some(node, now.steady) {
+                self.greetings.insert(node, greeting);
+                continue;
+            }
             let event = self.event_id(now);
             let what = What::Greet { node, greeting: greeting.clone(), event };
             let flight = self.fly(Cargo::Greeting { node, session, greeting });
@@ -93,8 +98,9 @@ impl Core {
         }
         for (node, report) in std::mem::take(&mut self.reports) {
             let Some(session) = self.sessions.get(&node) else { continue };
-            // Its greeting comes first: a node without a row holds nothing.
-            if !self.world.nodes.contains_key(&node) {
+            // Its greeting comes first: a node without a row holds nothing. What comes too thick waits.
+            if !self.world.nodes.contains_key(&node) || !self.allowances.has_some(node, now.steady)
+            {
                 self.reports.insert(node, report);
                 continue;
             }
@@ -113,6 +119,7 @@ impl Core {
                 session: number,
                 report,
                 settles: understood.answers,
+                rows: understood.seen.len(),
             });
             let sights: Vec<Sight> = understood
                 .seen

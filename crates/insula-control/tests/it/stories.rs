@@ -368,3 +368,31 @@ fn the_same_events_give_the_same_answers() {
     };
     assert_eq!(tell(), tell());
 }
+
+#[test]
+fn a_node_that_talks_without_end_is_slowed_down_and_its_last_word_counts() {
+    let mut plant = fleet(100, 1);
+    let node = node_id(1);
+    let target = plant.agents[&node].target.clone().unwrap();
+    let crashes = |restarts| {
+        let mut report = obedient(Some(&target), vec![]);
+        report.instances.iter_mut().for_each(|one| one.restarts = restarts);
+        Inbound::NodeReport { node, report }
+    };
+    let stored = |plant: &Plant| {
+        let rows = plant.store.instances.values();
+        rows.filter_map(|row| row.observed.present()).map(|seen| seen.restarts).max().unwrap()
+    };
+    // More than twice what a node may change at once: 8,192 rows.
+    let rows = u32::try_from(target.instances.len()).unwrap();
+    let last = 20_000 / rows;
+    for restarts in 1..=last {
+        plant.tell(crashes(restarts));
+        plant.rests();
+    }
+    assert!(stored(&plant) <= 8_192 / rows + 1, "{} of {last}", stored(&plant));
+    assert!(stored(&plant) > 7_000 / rows, "an honest burst is let through");
+    assert_eq!(plant.store.nodes[&node].lost, None, "it is heard all the same");
+    plant.passes(Millis::secs(2));
+    assert_eq!(stored(&plant), last);
+}
