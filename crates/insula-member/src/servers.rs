@@ -17,6 +17,8 @@ const ADDRESS_LEN_MAX: usize = 260;
 #[derive(Debug, Clone)]
 pub struct Servers {
     file: Option<PathBuf>,
+    /// By the operator: tried whatever the fleet says, for it may have said so before they came.
+    named: Arc<[String]>,
     list: Arc<Mutex<Vec<String>>>,
 }
 
@@ -31,24 +33,29 @@ impl Servers {
     pub fn open(file: PathBuf, named: &[String]) -> Self {
         let kept: Kept = files::read_json(&file).unwrap_or_default();
         let list = merged(named.iter().chain(&kept.servers));
-        Self { file: Some(file), list: Arc::new(Mutex::new(list)) }
+        Self { file: Some(file), named: named.into(), list: Arc::new(Mutex::new(list)) }
     }
 
     #[cfg(test)]
     pub fn of(list: &[&str]) -> Self {
         let list = list.iter().map(|it| (*it).to_owned()).collect();
-        Self { file: None, list: Arc::new(Mutex::new(list)) }
+        Self { file: None, named: Arc::default(), list: Arc::new(Mutex::new(list)) }
     }
 
     pub fn all(&self) -> Vec<String> {
         self.lock().clone()
     }
 
-    /// What the fleet says now counts alone. An empty list is a mistake, and forgets nobody.
+    /// What the fleet says now counts, and after it what the operator says. An empty list is a
+    /// mistake, and forgets nobody.
     pub fn learn(&self, said: &[String]) {
         let mut list = self.lock();
-        let learnt = update(&list, said);
-        if learnt.is_empty() || learnt == *list {
+        let said = merged(said.iter());
+        if said.is_empty() {
+            return;
+        }
+        let learnt = update(&list, &merged(said.iter().chain(self.named.iter())));
+        if learnt == *list {
             return;
         }
         tracing::info!(servers = learnt.join(","), "the servers of the fleet");
@@ -135,10 +142,11 @@ mod tests {
         servers.learn(&[]);
         assert_eq!(servers.all().len(), 4, "nobody is forgotten for nothing");
         servers.learn(&list("c:1 a:1"));
+        assert_eq!(servers.all(), list("b:1 a:1 c:1"), "the operator named b");
         servers.avoid_first();
-        assert_eq!(servers.all(), list("c:1 a:1"));
+        assert_eq!(servers.all(), list("a:1 c:1 b:1"));
         let again = Servers::open(file, &list("new:1"));
-        assert_eq!(again.all(), list("new:1 a:1 c:1"));
+        assert_eq!(again.all(), list("new:1 b:1 a:1 c:1"));
     }
 
     #[test]
