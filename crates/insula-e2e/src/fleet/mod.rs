@@ -53,6 +53,8 @@ pub struct Fleet {
     pub ground: Ground,
     /// The server that is asked; else the first that runs.
     pub front: Option<usize>,
+    /// Its story went well: nobody wants to read logs.
+    finished: bool,
     program: PathBuf,
     folder: TempDir,
 }
@@ -88,6 +90,7 @@ impl Fleet {
             database: None,
             ground: Ground::lay()?,
             front: None,
+            finished: false,
             program: program()?,
             folder,
         })
@@ -183,7 +186,7 @@ impl Fleet {
             let gateways = there["gateways"].as_u64().unwrap_or(0);
             Ok(ready >= nodes as u64 && gateways >= self.gateways.len() as u64)
         });
-        waited.with_context(|| self.logs())
+        waited.with_context(|| format!("{:?}", self.node_states()))
     }
 
     /// The command line at a server's place.
@@ -292,6 +295,7 @@ impl Fleet {
             let left = crate::process::with_argument(&role.data.display().to_string());
             ensure!(left.is_empty(), "{} leaves {left:?}", role.name());
         }
+        self.finished = true;
         Ok(())
     }
 
@@ -317,5 +321,8 @@ impl Fleet {
 impl Drop for Fleet {
     fn drop(&mut self) {
         self.end();
+        if !self.finished {
+            eprintln!("{}", self.logs());
+        }
     }
 }

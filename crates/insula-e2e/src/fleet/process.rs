@@ -177,8 +177,5 @@ impl Drop for Role {
         if let Err(error) = self.stop() {
             eprintln!("{error:#}");
         }
-        if std::thread::panicking() {
-            eprintln!("--- log of {} ---\n{}", self.place.name, self.excerpt());
-        }
     }
 }

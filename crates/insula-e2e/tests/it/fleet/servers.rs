@@ -259,21 +259,17 @@ fn kill_nine_of_anything_in_a_fleet_loses_nothing_and_restarts_nobody() -> Resul
     for round in 0..ROUNDS {
         folder::write(moving.path(), "version.txt", &round.to_string())?;
         let path = moving.path().to_str().context("path")?.to_owned();
-        let moment = Duration::from_millis(dice.below(1_500));
-        let whom = usize::try_from(dice.below(7))?;
-        let asked = usize::from(whom == 0);
-        let output = std::thread::scope(|scope| {
-            let role = &fleet.servers[asked];
-            let deploying = scope.spawn(|| {
-                let args = ["deploy", &path, "--app", "moving", "--detach", "--json"];
-                role.command().args(args).env("HOME", fleet.folder()).output()
-            });
-            std::thread::sleep(moment);
-            let pid = victim(&fleet, whom).with_context(|| format!("victim {whom}"))?;
-            process::signal(pid, Signal::KILL)?;
-            let output = deploying.join().map_err(|_| anyhow::anyhow!("the deploying thread"))?;
-            anyhow::Ok(output?)
-        })?;
+        let moment = Duration::from_millis(dice.below(800));
+        let whom = usize::try_from(dice.below(VICTIMS))?;
+        let asked = &fleet.servers[usize::from(whom == 0)];
+        let args = ["deploy", &path, "--app", "moving", "--detach", "--json"];
+        let mut deploying = asked.command();
+        deploying.args(args).env("HOME", fleet.folder());
+        deploying.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::null());
+        let deploying = deploying.spawn()?;
+        std::thread::sleep(moment);
+        strike(&mut fleet, whom)?;
+        let output = deploying.wait_with_output()?;
         println!("round {round}: victim {whom} after {moment:?}, {}", output.status);
         if output.status.success() {
             let told: Value = serde_json::from_slice(&output.stdout)?;
@@ -299,19 +295,19 @@ fn kill_nine_of_anything_in_a_fleet_loses_nothing_and_restarts_nobody() -> Resul
     fleet.finish()
 }
 
-/// Servers, nodes, the gateway, a keeper.
-fn victim(fleet: &Fleet, whom: usize) -> Option<u32> {
-    let roles = fleet.servers.iter().chain(&fleet.nodes).chain(&fleet.gateways);
-    match roles.map(insula_e2e::fleet::process::Role::pid).nth(whom) {
-        Some(pid) => pid,
-        None => {
-            let data = fleet.nodes.first()?.data.display().to_string();
-            let all = process::with_argument(&data).into_iter();
-            all.filter(|(_, args)| args.iter().any(|arg| arg == "keeper"))
-                .map(|(pid, _)| pid)
-                .next()
-        }
+/// Of servers, nodes, the gateway, and the keeper of a node.
+const VICTIMS: u64 = 7;
+
+fn strike(fleet: &mut Fleet, whom: usize) -> Result<()> {
+    let roles = fleet.servers.iter_mut().chain(&mut fleet.nodes).chain(&mut fleet.gateways);
+    if let Some(role) = roles.into_iter().nth(whom) {
+        return role.kill();
     }
+    let data = fleet.nodes[0].data.display().to_string();
+    let all = process::with_argument(&data).into_iter();
+    let mut keepers = all.filter(|(_, args)| args.iter().any(|arg| arg == "keeper"));
+    let (keeper, _) = keepers.next().context("the keeper of n0")?;
+    process::signal(keeper, Signal::KILL)
 }
 
 /// What a service manager does.
