@@ -214,9 +214,11 @@ impl Hub {
     ) -> Result<(), schema::DocumentError> {
         let document = schema::encode(table)?;
         let generation = table.generation.0;
-        let servers = self.shared.servers.borrow().to_vec();
-        let message = wire::RouteMessage { generation, document, trace, servers };
-        self.shared.routes.send_replace(Some(Arc::new(message)));
+        self.shared.routes.send_modify(|routes| {
+            // Under the lock: whoever changes the servers changes the table after them.
+            let servers = self.shared.servers.borrow().to_vec();
+            *routes = Some(Arc::new(wire::RouteMessage { generation, document, trace, servers }));
+        });
         Ok(())
     }
 
