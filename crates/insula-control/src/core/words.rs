@@ -66,7 +66,8 @@ fn cut_tail(tail: &mut Vec<String>) {
 
 fn cut_text(text: &mut String, most: usize) {
     if text.len() > most {
-        text.truncate(text.floor_char_boundary(most));
+        let end = (0..=most).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+        text.truncate(end);
         text.shrink_to_fit();
     }
 }
