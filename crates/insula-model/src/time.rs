@@ -82,6 +82,10 @@ impl FromStr for Timestamp {
     }
 }
 
+/// The first and the last moment that can be written.
+const FIRST: Timestamp = Timestamp(-62_167_219_200_000);
+const LAST: Timestamp = Timestamp(253_402_300_799_999);
+
 fn parse(text: &str) -> Option<Timestamp> {
     let number = |range: std::ops::Range<usize>| -> Option<i64> {
         let part = text.get(range)?;
@@ -124,7 +128,10 @@ fn parse(text: &str) -> Option<Timestamp> {
         _ => return None,
     };
     let seconds = date * 86_400 + hour * 3600 + minute * 60 + second - offset_minutes * 60;
-    Some(Timestamp(seconds * 1000 + millis))
+    let moment = Timestamp(seconds * 1000 + millis);
+    // An offset or a leap second may lead out of the years that have four digits. Nobody could read
+    // again what was written of such a moment.
+    (FIRST..=LAST).contains(&moment).then_some(moment)
 }
 
 impl Serialize for Timestamp {
@@ -159,6 +166,22 @@ mod tests {
             "2026-13-01T00:00:00Z",
         ] {
             assert!(bad.parse::<Timestamp>().is_err(), "{bad:?} passed");
+        }
+    }
+
+    /// What one node says is stored, and read by every server that starts.
+    #[test]
+    fn every_time_that_is_read_can_be_written_and_read_again() {
+        for edge in ["0000-01-01T00:00:00.000Z", "9999-12-31T23:59:59.999Z"] {
+            assert_eq!(edge.parse::<Timestamp>().unwrap().to_string(), edge);
+        }
+        for beyond in [
+            "0000-01-01T00:00:00+00:01",
+            "9999-12-31T23:59:00-00:01",
+            "9999-12-31T23:59:59-99:99",
+            "9999-12-31T23:59:60Z",
+        ] {
+            assert!(beyond.parse::<Timestamp>().is_err(), "{beyond:?} passed");
         }
     }
 }
