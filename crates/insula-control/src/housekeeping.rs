@@ -124,7 +124,37 @@ async fn drop_artifacts(
 }
 
 async fn collect_blobs(cx: &Cx, org: OrgId, now: Timestamp) -> Result<usize, RoundError> {
+    let Some(needed) = needed(cx, org).await? else { return Ok(0) };
+    let mut candidates = Vec::new();
+    for kind in [Kind::Chunk, Kind::Manifest, Kind::Artifact] {
+        let shelf = Shelf::new(org, kind);
+        let mut listed = std::pin::pin!(cx.blobs.list(shelf));
+        while let Some(found) = listed.try_next().await? {
+            if now.since(found.modified) > BLOB_AGE_MIN && !needed.contains(&found.digest) {
+                candidates.push((shelf, found.digest));
+            }
+        }
+    }
+    if candidates.is_empty() {
+        return Ok(0);
+    }
+    // Listing took its time, and what nobody needed then may be part of a deployment now.
+    let Some(needed) = self::needed(cx, org).await? else { return Ok(0) };
     let mut collected = 0;
+    for (shelf, digest) in candidates {
+        if !needed.contains(&digest) {
+            cx.blobs.delete(shelf, digest).await?;
+            collected += 1;
+        }
+    }
+    if collected > 0 {
+        info!(%org, collected, "collected blobs that nothing refers to");
+    }
+    Ok(collected)
+}
+
+/// What an org refers to, and what that names in turn; nothing if that cannot be told.
+async fn needed(cx: &Cx, org: OrgId) -> Result<Option<BTreeSet<Digest>>, RoundError> {
     let mut needed = BTreeSet::new();
     let mut after: Option<Digest> = None;
     loop {
@@ -148,27 +178,12 @@ async fn collect_blobs(cx: &Cx, org: OrgId, now: Timestamp) -> Result<usize, Rou
                 Err(error) => {
                     // Whatever it is, deleting what it may name would be worse than keeping it.
                     warn!(%org, %digest, %error, "a manifest cannot be read; nothing is collected");
-                    return Ok(0);
+                    return Ok(None);
                 }
             },
             Err(insula_blobs::BlobError::Missing { .. }) => {}
             Err(error) => return Err(error.into()),
         }
     }
-    for kind in [Kind::Chunk, Kind::Manifest, Kind::Artifact] {
-        let shelf = Shelf::new(org, kind);
-        let mut listed = std::pin::pin!(cx.blobs.list(shelf));
-        let mut gone: usize = 0;
-        while let Some(found) = listed.try_next().await? {
-            if now.since(found.modified) > BLOB_AGE_MIN && !needed.contains(&found.digest) {
-                cx.blobs.delete(shelf, found.digest).await?;
-                gone += 1;
-            }
-        }
-        collected += gone;
-        if gone > 0 {
-            info!(%org, kind = kind.as_str(), gone, "collected blobs that nothing refers to");
-        }
-    }
-    Ok(collected)
+    Ok(Some(needed))
 }

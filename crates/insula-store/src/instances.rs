@@ -103,7 +103,15 @@ fn own(row: &mut Row<'_>) -> Result<Own, StoreError> {
         created: row.time()?,
         observed: match row.optional_text()? {
             None => Observed::Unknown,
-            Some(text) => schema::decode::<Seen>(&text)?.0,
+            Some(text) => match schema::decode::<Seen>(&text) {
+                Ok(seen) => seen.0,
+                // Its node says it again. One row that cannot be read must not be the end of a
+                // whole world.
+                Err(error) => {
+                    tracing::error!(%error, "an observation cannot be read; it counts as unknown");
+                    Observed::Unknown
+                }
+            },
         },
     })
 }

@@ -56,7 +56,15 @@ pub fn run(args: Args, json: bool) -> anyhow::Result<ExitCode> {
 async fn migrate(args: Args, json: bool) -> anyhow::Result<()> {
     let data = Data::choose(args.data)?;
     let from = Kept::read(&data)?;
-    let to = Kept { database: destination(&args.to)?, blobs: args.blobs.asked()? };
+    let database = destination(&args.to)?;
+    let blobs = match (args.blobs.asked()?, &database) {
+        (Some(asked), _) => Some(asked),
+        // Everything comes back into the folder.
+        (None, None) => None,
+        // Nobody said anything of them: other servers may read them where they are.
+        (None, Some(_)) => from.blobs.clone(),
+    };
+    let to = Kept { database, blobs };
     let rows_move = from.database != to.database;
     let blobs_move = from.blobs != to.blobs;
     if !rows_move && !blobs_move {
