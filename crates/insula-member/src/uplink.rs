@@ -4,12 +4,19 @@
 //! under way over the old one goes on, or fails by itself.
 
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
 use tonic::transport::{Channel, Endpoint, Uri};
 use tower::service_fn;
 
 use crate::dial::Dial;
+
+/// Between pings to a server of the fleet that is silent while it is waited for: a heartbeat.
+const PING_EVERY: Duration = Duration::from_secs(1);
+/// A server that froze, or vanished without a word, is left after this. Gateways say nothing by
+/// themselves that would have to be answered.
+const PING_TIME_MAX: Duration = Duration::from_secs(2);
 
 /// Clones share the channel.
 #[derive(Debug, Clone)]
@@ -59,11 +66,15 @@ impl Uplink {
 
 /// Must be called inside a runtime, like whatever makes one.
 pub(crate) fn channel(dial: &Dial) -> Channel {
+    // The name is for the protocol's `:authority` alone; whom we reached is known by then.
+    let mut endpoint = Endpoint::from_static("http://server.invalid");
+    if let Dial::Fleet(_) = dial {
+        endpoint = endpoint.http2_keep_alive_interval(PING_EVERY).keep_alive_timeout(PING_TIME_MAX);
+    }
     let dial = dial.clone();
     let connector = service_fn(move |_: Uri| {
         let dial = dial.clone();
         async move { dial.connect().await.map(TokioIo::new) }
     });
-    // The name is for the protocol's `:authority` alone; whom we reached is known by then.
-    Endpoint::from_static("http://server.invalid").connect_with_connector_lazy(connector)
+    endpoint.connect_with_connector_lazy(connector)
 }
