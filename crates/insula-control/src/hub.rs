@@ -10,7 +10,7 @@ use insula_plan::Measured;
 
 /// When each node was heard last.
 pub(crate) fn heard(hub: &Hub) -> impl Iterator<Item = (NodeId, Instant)> {
-    hub.heard().into_iter().map(|(node, heard)| (node, heard.at))
+    hub.heard_at().into_iter()
 }
 
 pub(crate) fn measured(hub: &Hub) -> impl Iterator<Item = (NodeId, Measured)> {

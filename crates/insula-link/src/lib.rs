@@ -5,6 +5,7 @@
 //! `send_target` and `publish_routes`. Of several servers one leads: the others pass their sessions
 //! on to it, message by message (`Hub::follow`).
 
+pub mod apart;
 mod ask;
 pub mod blobs;
 mod caller;

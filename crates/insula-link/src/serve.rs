@@ -35,11 +35,15 @@ const WINDOW_BYTES: u32 = 16 * 1024 * 1024;
 const HEADERS_LEN_MAX: u32 = 16 * 1024;
 
 #[derive(Debug, thiserror::Error)]
-#[error("serve the {protocol} protocol")]
-pub struct ServeError {
-    protocol: &'static str,
-    #[source]
-    source: tonic::transport::Error,
+pub enum ServeError {
+    #[error("serve the {protocol} protocol")]
+    Protocol {
+        protocol: &'static str,
+        #[source]
+        source: tonic::transport::Error,
+    },
+    #[error("run the thread of the fleet's port")]
+    Thread(#[source] std::io::Error),
 }
 
 /// What the fleet's port needs.
@@ -69,7 +73,7 @@ pub async fn nodes(
         .add_service(node_service(hub, Door::Local, blobs))
         .serve_with_incoming_shutdown(UnixListenerStream::new(listener), stop)
         .await
-        .map_err(|source| ServeError { protocol: "node", source })
+        .map_err(|source| ServeError::Protocol { protocol: "node", source })
 }
 
 /// Serves gateways until `stop` is ready. With a registry they get certificates, too.
@@ -84,12 +88,12 @@ pub async fn edges(
         .add_service(edge_service(hub, Door::Local))
         .serve_with_incoming_shutdown(UnixListenerStream::new(listener), stop)
         .await
-        .map_err(|source| ServeError { protocol: "edge", source })
+        .map_err(|source| ServeError::Protocol { protocol: "edge", source })
 }
 
 /// Serves agents, gateways, newcomers and other servers from elsewhere until `stop` is ready; then
 /// ends the hub's sessions, so that they dial another server.
-pub async fn fleet(
+pub(crate) async fn fleet(
     fleet: Fleet,
     listener: TcpListener,
     stop: impl Future<Output = ()>,
@@ -119,7 +123,7 @@ pub async fn fleet(
         .add_optional_service(peer)
         .serve_with_incoming_shutdown(connection::incoming(listener, acceptor), stopped)
         .await
-        .map_err(|source| ServeError { protocol: "fleet", source })
+        .map_err(|source| ServeError::Protocol { protocol: "fleet", source })
 }
 
 fn join_beside(

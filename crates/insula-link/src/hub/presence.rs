@@ -46,6 +46,13 @@ impl Hub {
         state.pulses.iter().map(heard).collect()
     }
 
+    /// The same without whether they have a session: what is asked several times a second, of each
+    /// of ten thousand.
+    pub fn heard_at(&self) -> Vec<(NodeId, Instant)> {
+        let began = self.began();
+        self.state().pulses.iter().map(|(id, pulse)| (*id, pulse.at(began))).collect()
+    }
+
     /// Of a node that is no more.
     pub fn forget_node(&self, node: NodeId) {
         let mut state = self.state();

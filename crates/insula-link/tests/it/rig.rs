@@ -9,8 +9,9 @@ use insula_kit::clock::TestClock;
 use insula_kit::pki::{Authority, Identity, KeyPair, PublicKey, Subject, Validity, Whom};
 use insula_kit::tls::{ALPN_H2, Connector, Credentials};
 use insula_kit::token::TokenHash;
+use insula_link::apart;
 use insula_link::registry::{Admission, Newcomer, Refusal, Registry, Verdict, Voucher, Why};
-use insula_link::serve::{self, Fleet};
+use insula_link::serve::Fleet;
 use insula_link::{Answer, Answering, Answers, Hub, Inbound, Leader, Question};
 use insula_model::fleet::{Member, Serial};
 use insula_model::{GatewayId, NodeId, ServerId, Timestamp};
@@ -177,7 +178,7 @@ impl Port {
             answers: Some(Arc::new(Echo)),
         };
         let (stop, stopped) = oneshot::channel::<()>();
-        tokio::spawn(serve::fleet(fleet, listener, async { drop(stopped.await) }));
+        tokio::spawn(apart::fleet(fleet, listener, async { drop(stopped.await) }));
         let connector = Connector::new(&credentials, ALPN_H2);
         Self { hub, inbound, address, connector, book: book.clone(), _stop: stop }
     }

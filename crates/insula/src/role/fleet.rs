@@ -19,6 +19,7 @@ use insula_kit::clock::Clock;
 use insula_kit::random::Random;
 use insula_kit::seal::Keyring;
 use insula_kit::tls::{ALPN_H2, Connector, Credentials};
+use insula_link::apart;
 use insula_link::registry::Registry;
 use insula_link::serve::{self, Fleet};
 use insula_link::{Answer, Answering, Answers, Hub, Leader, Question};
@@ -118,7 +119,7 @@ impl OpenHouse {
                 answers: Some(answers),
             };
             tokio::select! {
-                served = serve::fleet(fleet, listener, stop.clone()) => served,
+                served = apart::fleet(fleet, listener, stop.clone()) => served,
                 () = renew(registrar, *id, credentials) => Ok(()),
             }
         };
