@@ -1,7 +1,9 @@
 //! The last Target, on disk: what the node obeys for as long as no server is there.
 //!
-//! Values of secrets lie beside it, sealed with the node's own key. Both files are durable before
-//! a Target counts as accepted.
+//! Values of secrets lie beside it, sealed with the node's own key. Both files are durable before a
+//! Target is obeyed. Where they cannot be, on a full disk say, it is obeyed all the same, for nobody
+//! must be kept from stopping things; but then there is none on disk: an agent that begins again
+//! would obey the one before, and start what was stopped since and runs elsewhere by now.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -116,8 +118,26 @@ pub fn receive(held: Generation, message: wire::Target) -> Result<Kept, KeptErro
     Ok(Kept { target, secrets: Secrets::from_wire(message.secrets)? })
 }
 
-/// Durable when it returns. Secrets that did not change since `before` are not written again.
+/// Durable when it returns; after a failure nothing is. Secrets that did not change since `before`,
+/// which are on disk, are not written again.
 pub fn store(
+    layout: &Layout,
+    kept: &Kept,
+    before: Option<&Secrets>,
+    key: &Key,
+    random: &dyn Random,
+) -> Result<(), KeptError> {
+    let written = write(layout, kept, before, key, random);
+    if written.is_err()
+        // It takes no room to take something away.
+        && let Err(error) = files::remove_durably(&layout.target())
+    {
+        tracing::error!(%error, "a Target of before is still on disk");
+    }
+    written
+}
+
+fn write(
     layout: &Layout,
     kept: &Kept,
     before: Option<&Secrets>,
@@ -199,6 +219,27 @@ mod tests {
 
         let other = Key::generate(&random);
         assert!(matches!(load(&layout, &other), Err(KeptError::Seal(_))));
+    }
+
+    #[test]
+    fn a_target_that_cannot_be_kept_takes_the_one_before_with_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let layout = Layout::new(folder.path());
+        std::fs::create_dir(layout.agent()).unwrap();
+        let random = SeededRandom::new(1);
+        let key = Key::generate(&random);
+        let before = receive(Generation(0), message(7, "old")).unwrap();
+        store(&layout, &before, None, &key, &random).unwrap();
+        // Nothing can be put in the place of a folder.
+        std::fs::remove_file(layout.secrets()).unwrap();
+        std::fs::create_dir(layout.secrets()).unwrap();
+        let next = receive(Generation(7), message(8, "new")).unwrap();
+        let failed = store(&layout, &next, Some(&before.secrets), &key, &random);
+        assert!(matches!(failed, Err(KeptError::File(_))), "{failed:?}");
+        assert!(load(&layout, &key).unwrap().is_none(), "what was stopped since stays stopped");
+        std::fs::remove_dir(layout.secrets()).unwrap();
+        store(&layout, &next, None, &key, &random).unwrap();
+        assert_eq!(load(&layout, &key).unwrap().unwrap().target, next.target);
     }
 
     #[test]

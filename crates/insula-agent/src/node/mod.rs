@@ -8,6 +8,7 @@ mod decide;
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::time::Duration;
 
 use insula_kit::random::Random;
 use insula_kit::seal::Key;
@@ -30,6 +31,9 @@ use crate::session::Mailbox;
 use crate::shared::Shared;
 use decide::{Lease, NodeStep, decide, is_fenced};
 
+/// Between tries to keep a Target that could not be kept.
+const STORE_AGAIN_AFTER: Duration = Duration::from_secs(10);
+
 struct HeldBuild {
     attempt: u32,
     cancel: CancellationToken,
@@ -41,6 +45,8 @@ pub struct Node {
     key: Arc<Key>,
     random: Arc<dyn Random>,
     target: Option<NodeTarget>,
+    /// Whether that, with its secrets, is on disk.
+    on_disk: bool,
     instances: BTreeMap<InstanceId, watch::Sender<Assignment>>,
     running_builds: BTreeMap<BuildId, HeldBuild>,
     tasks: JoinSet<()>,
@@ -78,6 +84,7 @@ impl Node {
             key,
             random,
             target: None,
+            on_disk: false,
             instances: BTreeMap::new(),
             running_builds: BTreeMap::new(),
             tasks: JoinSet::new(),
@@ -120,6 +127,7 @@ impl Node {
         }
         if let Some(kept) = kept {
             let generation = kept.target.generation;
+            self.on_disk = true;
             self.obey(kept.target);
             self.shared.board.set_generation(generation);
         }
@@ -146,7 +154,25 @@ impl Node {
                 received = targets.take() => self.take(received).await,
                 Some(ended) = self.tasks.join_next_with_id() => self.forget(ended),
                 () = lapse => self.lapsed(),
+                () = tokio::time::sleep(STORE_AGAIN_AFTER), if !self.on_disk => self.keep_again().await,
             }
+        }
+    }
+
+    /// Once there is room, nobody has to send it again.
+    async fn keep_again(&mut self) {
+        let Some(target) = self.target.clone() else { return };
+        let kept = Kept { target, secrets: self.shared.secrets() };
+        self.keep(&kept).await;
+    }
+
+    async fn keep(&mut self, kept: &Kept) {
+        let before = self.on_disk.then(|| self.shared.secrets());
+        let stored = self.stored(kept, before).await;
+        self.on_disk = stored.is_ok();
+        if let Err(error) = stored {
+            // Obeyed all the same: a full disk must not keep anybody from stopping things.
+            tracing::error!(error = %chain(&error), "the Target is not on disk");
         }
     }
 
@@ -176,11 +202,9 @@ impl Node {
                 return;
             }
         };
-        let secrets = self.shared.secrets();
-        let same = self.target.as_ref() == Some(&kept.target) && secrets == kept.secrets;
-        if !same && let Err(error) = self.stored(&kept, secrets).await {
-            // Obeyed all the same: a full disk must not keep anybody from stopping things.
-            tracing::error!(error = %chain(&error), "the Target is not on disk");
+        let same = self.target.as_ref() == Some(&kept.target);
+        if !(self.on_disk && same && self.shared.secrets() == kept.secrets) {
+            self.keep(&kept).await;
         }
         let generation = kept.target.generation;
         tracing::debug!(%generation, "took a Target");
@@ -208,7 +232,11 @@ impl Node {
     }
 
     /// A disk may take its time; a lease does not wait for it.
-    async fn stored(&mut self, kept: &Kept, before: Secrets) -> Result<(), kept::KeptError> {
+    async fn stored(
+        &mut self,
+        kept: &Kept,
+        before: Option<Secrets>,
+    ) -> Result<(), kept::KeptError> {
         let mut storing = self.store(kept, before);
         loop {
             tokio::select! {
@@ -218,8 +246,11 @@ impl Node {
         }
     }
 
-    fn store(&self, kept: &Kept, before: Secrets) -> JoinHandle<Result<(), kept::KeptError>> {
-        let before = self.target.is_some().then_some(before);
+    fn store(
+        &self,
+        kept: &Kept,
+        before: Option<Secrets>,
+    ) -> JoinHandle<Result<(), kept::KeptError>> {
         let (shared, kept) = (Arc::clone(&self.shared), kept.clone());
         let (key, random) = (Arc::clone(&self.key), Arc::clone(&self.random));
         tokio::task::spawn_blocking(move || {
