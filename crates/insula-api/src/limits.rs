@@ -74,6 +74,11 @@ pub const LOG_PAGE_TIME: Duration = Duration::from_secs(10);
 /// Lines in one JSON page of a log.
 pub const LOG_PAGE_LINES_MAX: u32 = 10_000;
 pub const LOG_TAIL_DEFAULT: u32 = 1_000;
+/// Bytes of the lines that are held while nodes tell theirs: what a page of usual lines has several
+/// times over. Every node of a fleet may send a page of its own, and one may send without end.
+pub const LOG_PAGE_BYTES_MAX: usize = 16 << 20;
+/// What nodes cut lines at, in the most bytes that it has as text.
+pub const LOG_LINE_BYTES_MAX: usize = 48 << 10;
 /// A pattern that is looked for in lines.
 pub const LOG_GREP_BYTES_MAX: usize = 256;
 

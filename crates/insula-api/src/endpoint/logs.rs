@@ -100,16 +100,12 @@ async fn answer(cx: Cx, query: LogQuery) -> Result<Reply, ApiError> {
         .retry_after_s(2));
     }
     let place = cx.api.stream_place(cx.caller()?.token)?;
-    let tail = query.tail;
+    let tail = query.tail.unwrap_or(limits::LOG_TAIL_DEFAULT) as usize;
     let batches = cx.api.state.hub.logs(query);
     if streams {
         return Ok(stream::answer(as_events(batches), place, cx.api.shutdown.clone()));
     }
-    let mut lines = collect(batches).await;
-    // Each node sent its own last lines; together they may be more.
-    lines.sort_by(|a, b| (a.at, &a.instance, a.sequence).cmp(&(b.at, &b.instance, b.sequence)));
-    let beyond = lines.len().saturating_sub(tail.unwrap_or(u32::MAX) as usize);
-    lines.drain(..beyond);
+    let lines = collect(batches, tail).await;
     drop(place);
     public::whole_list(lines)
 }
@@ -128,18 +124,59 @@ fn as_events(
     lines.chain(futures_util::stream::once(end))
 }
 
-/// What the nodes have, within a time: one that does not answer is not waited for for ever.
-async fn collect(batches: impl Stream<Item = Vec<LogEntry>>) -> Vec<LogLine> {
+/// The last lines that the nodes have, within a time: one that does not answer is not waited for for
+/// ever. Each node sends its own last lines, so together they are more; the older ones are let go of
+/// on the way.
+async fn collect(batches: impl Stream<Item = Vec<LogEntry>>, tail: usize) -> Vec<LogLine> {
     let mut batches = std::pin::pin!(batches);
-    let mut lines = Vec::new();
+    let mut page = Page { lines: Vec::new(), bytes: 0, tail };
     let deadline = tokio::time::Instant::now() + limits::LOG_PAGE_TIME;
     while let Ok(Some(batch)) = tokio::time::timeout_at(deadline, batches.next()).await {
-        lines.extend(batch.into_iter().map(line));
+        page.add(batch.into_iter().map(line));
     }
-    lines
+    page.cut();
+    page.lines
 }
 
-fn line(entry: LogEntry) -> LogLine {
+struct Page {
+    lines: Vec<LogLine>,
+    bytes: usize,
+    tail: usize,
+}
+
+impl Page {
+    fn add(&mut self, lines: impl Iterator<Item = LogLine>) {
+        for line in lines {
+            self.bytes += line.line.len();
+            self.lines.push(line);
+        }
+        if self.lines.len() > 2 * self.tail || self.bytes > 2 * limits::LOG_PAGE_BYTES_MAX {
+            self.cut();
+        }
+    }
+
+    /// The newest in order, as many as were asked for and as fit.
+    fn cut(&mut self) {
+        let lines = &mut self.lines;
+        lines.sort_by(|a, b| (a.at, &a.instance, a.sequence).cmp(&(b.at, &b.instance, b.sequence)));
+        let mut bytes = 0;
+        let fits = lines.iter().rev().take(self.tail).take_while(|line| {
+            bytes += line.line.len();
+            bytes <= limits::LOG_PAGE_BYTES_MAX
+        });
+        let kept = fits.count();
+        lines.drain(..lines.len() - kept);
+        self.bytes = lines.iter().map(|line| line.line.len()).sum();
+    }
+}
+
+fn line(mut entry: LogEntry) -> LogLine {
+    if entry.line.len() > limits::LOG_LINE_BYTES_MAX {
+        let mut ends = (0..=limits::LOG_LINE_BYTES_MAX).rev();
+        let end = ends.find(|at| entry.line.is_char_boundary(*at)).unwrap_or(0);
+        entry.line.truncate(end);
+        entry.line.shrink_to_fit();
+    }
     LogLine {
         at: entry.at,
         instance: entry.instance,
@@ -147,5 +184,49 @@ fn line(entry: LogEntry) -> LogLine {
         channel: entry.channel.into(),
         line: entry.line,
         sequence: entry.sequence,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(at: i64, line: &str) -> LogEntry {
+        LogEntry {
+            at: Timestamp::from_millis(at),
+            instance: "ins_1".into(),
+            component: "web".into(),
+            channel: "out",
+            line: line.to_owned(),
+            sequence: at as u64,
+        }
+    }
+
+    #[tokio::test]
+    async fn of_all_that_nodes_send_the_last_lines_are_kept_in_order() {
+        let batches = [vec![entry(5, "e"), entry(6, "f")], vec![entry(1, "a"), entry(2, "b")]];
+        let lines = collect(futures_util::stream::iter(batches), 3).await;
+        assert_eq!(
+            lines.iter().map(|line| line.line.as_str()).collect::<Vec<_>>(),
+            ["b", "e", "f"]
+        );
+    }
+
+    #[test]
+    fn a_node_that_sends_without_end_fills_no_memory() {
+        let mut page = Page { lines: Vec::new(), bytes: 0, tail: 1_000 };
+        let endless = "€".repeat(1 << 16);
+        for at in 0..2_000 {
+            page.add([entry(at, &endless), entry(at, "short")].into_iter().map(line));
+            assert!(page.bytes <= 2 * limits::LOG_PAGE_BYTES_MAX + limits::LOG_LINE_BYTES_MAX);
+        }
+        page.cut();
+        assert!((600..1_000).contains(&page.lines.len()), "{}", page.lines.len());
+        for at in 2_000..12_000 {
+            page.add([line(entry(at, ""))].into_iter());
+            assert!(page.lines.len() <= 2_001);
+        }
+        page.cut();
+        assert_eq!(page.lines.len(), 1_000);
     }
 }
