@@ -16,10 +16,17 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::server::Connected;
 use tracing::debug;
 
+use crate::shares::{Share, Shares};
+
 /// Twice the nodes of the largest fleet we simulate; each holds some 50 KiB.
 const CONNECTIONS_MAX: usize = 32_768;
+/// Connections that have not said yet who they are: sixteen times the handshakes under way, which a
+/// fleet that returns as a whole waits in; and of one address, what waits for four turns.
+const STRANGERS_MAX: usize = 4_096;
+const STRANGERS_PER_ADDRESS_MAX: usize = 256;
 /// Connections that show no certificate: newcomers, and whoever tries.
 const NEWCOMERS_MAX: usize = 128;
+const NEWCOMERS_PER_ADDRESS_MAX: usize = 32;
 /// A newcomer asks one question.
 const NEWCOMER_TIME_MAX: Duration = Duration::from_secs(15);
 /// After a failed `accept` (no descriptors left, say): not at once again.
@@ -39,7 +46,7 @@ pub(crate) struct FleetStream {
     connection: Connection,
     /// A newcomer's.
     deadline: Option<Pin<Box<Sleep>>>,
-    _places: (OwnedSemaphorePermit, Option<OwnedSemaphorePermit>),
+    _places: (OwnedSemaphorePermit, Option<Share>),
 }
 
 /// Accepts for as long as somebody takes what comes out.
@@ -63,7 +70,8 @@ async fn accept(
     done: mpsc::Sender<io::Result<FleetStream>>,
 ) {
     let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    let newcomers = Arc::new(Semaphore::new(NEWCOMERS_MAX));
+    let strangers = Shares::new(STRANGERS_MAX, STRANGERS_PER_ADDRESS_MAX);
+    let newcomers = Shares::new(NEWCOMERS_MAX, NEWCOMERS_PER_ADDRESS_MAX);
     loop {
         let (stream, address) = match listener.accept().await {
             Ok(accepted) => accepted,
@@ -74,12 +82,15 @@ async fn accept(
             }
         };
         // Over the bound: closed at once, which its caller notices.
-        let Ok(place) = connections.clone().try_acquire_owned() else { continue };
-        let (acceptor, newcomers, done) = (acceptor.clone(), newcomers.clone(), done.clone());
+        let Some(stranger) = strangers.take(address.ip()) else { continue };
+        let (acceptor, done) = (acceptor.clone(), done.clone());
+        let (connections, newcomers) = (connections.clone(), newcomers.clone());
         tokio::spawn(async move {
-            match shake(stream, address, &acceptor, place, &newcomers).await {
+            let shaken = shake(stream, address, &acceptor, &connections, &newcomers).await;
+            drop(stranger);
+            match shaken {
                 Ok(Some(stream)) => drop(done.send(Ok(stream)).await),
-                Ok(None) => debug!(%address, "too many newcomers"),
+                Ok(None) => debug!(%address, "too many connections"),
                 Err(error) => debug!(%address, error = %words(&error), "a caller was refused"),
             }
         });
@@ -90,19 +101,21 @@ async fn shake(
     stream: TcpStream,
     address: SocketAddr,
     acceptor: &Acceptor,
-    place: OwnedSemaphorePermit,
-    newcomers: &Arc<Semaphore>,
+    connections: &Arc<Semaphore>,
+    newcomers: &Arc<Shares>,
 ) -> Result<Option<FleetStream>, insula_kit::tls::TlsError> {
     // Heartbeats and acknowledgements are small and must not wait for company.
     let _ = stream.set_nodelay(true);
     let (inner, peer) = acceptor.accept(stream, address.ip()).await?;
     let (newcomer, deadline) = match &peer {
         Some(_) => (None, None),
-        None => match newcomers.clone().try_acquire_owned() {
-            Ok(place) => (Some(place), Some(Box::pin(tokio::time::sleep(NEWCOMER_TIME_MAX)))),
-            Err(_) => return Ok(None),
+        None => match newcomers.take(address.ip()) {
+            Some(place) => (Some(place), Some(Box::pin(tokio::time::sleep(NEWCOMER_TIME_MAX)))),
+            None => return Ok(None),
         },
     };
+    // Not before: who has shown nothing takes no member's place.
+    let Ok(place) = connections.clone().try_acquire_owned() else { return Ok(None) };
     let connection = Connection { peer, address };
     Ok(Some(FleetStream { inner, connection, deadline, _places: (place, newcomer) }))
 }

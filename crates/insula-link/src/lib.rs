@@ -21,6 +21,7 @@ mod reach;
 pub mod registry;
 pub mod serve;
 mod session;
+mod shares;
 mod tally;
 mod usage;
 mod version;

@@ -44,7 +44,7 @@ impl Tally {
 }
 
 /// One customer of an IPv6 provider has 2⁶⁴ addresses, and is one all the same.
-fn neighbourhood(address: IpAddr) -> IpAddr {
+pub(crate) fn neighbourhood(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from(u128::from(v6) >> 64 << 64)),
         v4 @ IpAddr::V4(_) => v4,
