@@ -1,6 +1,7 @@
-//! A PostgreSQL in a place of its own, from the distribution's package.
+//! A PostgreSQL from the distribution's package, in a place of its own or on this machine.
 
 use std::io::Write;
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -19,7 +20,9 @@ const USER: &str = "postgres";
 
 #[derive(Debug)]
 pub struct Database {
-    pub place: Place,
+    /// Nothing for this machine's own network, where it listens on loopback.
+    place: Option<Place>,
+    address: SocketAddr,
     folder: PathBuf,
     bin: PathBuf,
     child: Option<std::process::Child>,
@@ -39,6 +42,17 @@ pub fn programs() -> Option<PathBuf> {
 
 impl Database {
     pub fn start(place: Place, under: &Path) -> Result<Self> {
+        let address = place.at(PORT);
+        Self::start_at(Some(place), address, under)
+    }
+
+    /// On loopback, at a port that is free.
+    pub fn start_here(under: &Path) -> Result<Self> {
+        let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+        Self::start_at(None, address, under)
+    }
+
+    fn start_at(place: Option<Place>, address: SocketAddr, under: &Path) -> Result<Self> {
         let bin = programs().context("the package postgresql is missing")?;
         let folder = under.join("postgres");
         std::fs::create_dir(&folder)?;
@@ -46,7 +60,7 @@ impl Database {
         let mode = std::os::unix::fs::PermissionsExt::from_mode(0o711);
         std::fs::set_permissions(under, mode)?;
         run(Command::new("chown").arg(format!("{USER}:")).arg(&folder))?;
-        let mut database = Self { place, folder, bin, child: None };
+        let mut database = Self { place, address, folder, bin, child: None };
         let data = database.data();
         run(database
             .as_user(&Command::new(database.bin.join("initdb")))
@@ -65,7 +79,9 @@ impl Database {
 
     /// The command, as the database's user and in its place.
     fn as_user(&self, command: &Command) -> Command {
-        let mut whole = self.place.command("setpriv");
+        let setpriv = "setpriv";
+        let mut whole =
+            self.place.as_ref().map_or_else(|| Command::new(setpriv), |it| it.command(setpriv));
         whole.args(["--reuid", USER, "--regid", USER, "--init-groups", "--"]);
         whole.arg(command.get_program()).args(command.get_args()).current_dir(&self.folder);
         whole.stdin(Stdio::null());
@@ -73,14 +89,15 @@ impl Database {
     }
 
     pub fn url(&self) -> String {
-        format!("postgres://insula@{}:{PORT}/postgres?sslmode=disable", self.place.address)
+        format!("postgres://insula@{}/postgres?sslmode=disable", self.address)
     }
 
     /// Starts it (again).
     pub fn resume(&mut self) -> Result<()> {
         let mut command = Command::new(self.bin.join("postgres"));
         command.arg("-D").arg(self.data()).arg("-k").arg(&self.folder);
-        command.args(["-h", &self.place.address.to_string(), "-p", &PORT.to_string()]);
+        let (host, port) = (self.address.ip().to_string(), self.address.port().to_string());
+        command.args(["-h", &host, "-p", &port]);
         let log = std::fs::File::options()
             .create(true)
             .append(true)
@@ -89,8 +106,8 @@ impl Database {
         let child = command.stdout(log.try_clone()?).stderr(log).spawn()?;
         self.child = Some(child);
         wait_for("PostgreSQL answers", START_TIME_MAX, || {
-            let at = self.place.at(PORT);
-            self.place.inside(|| Ok(std::net::TcpStream::connect(at).is_ok()))
+            let listens = || Ok(TcpStream::connect(self.address).is_ok());
+            self.place.as_ref().map_or_else(listens, |place| place.inside(listens))
         })
     }
 

@@ -62,7 +62,13 @@ pub struct Fleet {
 impl Fleet {
     /// A fleet that stands: every node ready, every gateway connected.
     pub fn start(shape: Shape) -> Result<Self> {
+        Self::start_of(program()?, shape)
+    }
+
+    /// The same of another build.
+    pub fn start_of(program: PathBuf, shape: Shape) -> Result<Self> {
         let mut fleet = Self::prepare()?;
+        fleet.program = program;
         if shape.servers > 1 {
             let place = fleet.ground.place("db")?;
             fleet.database = Some(Database::start(place, fleet.folder.path())?);

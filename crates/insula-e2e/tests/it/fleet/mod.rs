@@ -6,6 +6,7 @@ mod names;
 mod operator;
 mod partition;
 mod servers;
+mod upgrade;
 
 use std::collections::BTreeSet;
 use std::time::Duration;

@@ -23,7 +23,7 @@ const AWAY_TIME: Duration = Duration::from_secs(8);
 
 const SHAPE: Shape = Shape { servers: 2, nodes: 3, gateways: 1 };
 
-fn can_share_a_database() -> bool {
+pub fn can_share_a_database() -> bool {
     if !can_lay_ground() {
         return false;
     }
@@ -235,7 +235,11 @@ fn restart_everything(fleet: &mut Fleet) -> Result<()> {
         role.start()?;
     }
     let began = Instant::now();
-    wait_for("a server answers", MOMENT, || Ok(fleet.cli_at(0, &["status"])?.status.success()))?;
+    wait_for("a server answers", MOMENT, || {
+        // A server ends where its database is not ready yet.
+        revive(fleet)?;
+        Ok(fleet.cli_at(0, &["status"])?.status.success())
+    })?;
     fleet.wait_until_ready(SHAPE.nodes)?;
     println!("everything restarted: it stands after {:?}", began.elapsed());
     Ok(())
