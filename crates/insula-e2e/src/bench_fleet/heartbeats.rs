@@ -20,10 +20,10 @@ use crate::fleet::{Fleet, Shape};
 use crate::machine::wait_for;
 use crate::process;
 
-/// The fleet of the published figure, and how many connections carry it: eight servers that do not
-/// lead would.
+/// The fleet of the published figure, and how many connections carry it: those of one server that
+/// does not lead, and of eight.
 const NODES: usize = 10_000;
-const CONNECTIONS: usize = 8;
+const CONNECTIONS: [usize; 2] = [1, 8];
 /// Nodes with a connection of their own each.
 const NODES_ALONE: usize = 2_000;
 const SPAN: Duration = Duration::from_secs(60);
@@ -33,18 +33,22 @@ const READY_TIME_MAX: Duration = Duration::from_secs(300);
 
 /// Many nodes on few connections.
 pub fn together(options: &Options) -> Result<()> {
-    let connections = options.connections(CONNECTIONS);
-    measure(options.nodes(NODES), connections, options.span(SPAN))
+    let asked = options.connections();
+    for connections in asked.map_or(CONNECTIONS.to_vec(), |one| vec![one]) {
+        measure(options.nodes(NODES), connections, options.span(SPAN))?;
+    }
+    Ok(())
 }
 
 /// Each node on a connection of its own, as agents dial a server.
 pub fn alone(options: &Options) -> Result<()> {
     let nodes = options.nodes(NODES_ALONE);
-    measure(nodes, options.connections(nodes), options.span(SPAN))
+    measure(nodes, options.connections().unwrap_or(nodes), options.span(SPAN))
 }
 
 fn measure(nodes: usize, connections: usize, span: Duration) -> Result<()> {
     ensure!(connections <= nodes, "{connections} connections of {nodes} nodes");
+    println!("{nodes} nodes on {connections} connections");
     // Before the server starts, which inherits them.
     raise_descriptors()?;
     let mut fleet = Fleet::start(Shape { servers: 1, nodes: 0, gateways: 0 })?;
@@ -79,7 +83,8 @@ fn measure(nodes: usize, connections: usize, span: Duration) -> Result<()> {
         let _ = stop.send(());
         swarm.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
         measured
-    })
+    })?;
+    fleet.finish()
 }
 
 fn with_nodes(

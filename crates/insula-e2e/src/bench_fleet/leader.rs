@@ -49,7 +49,7 @@ pub fn run(options: &Options) -> Result<()> {
     println!("kill -9 → write acknowledged      {} of {rounds}", spread::millis(&writes));
     println!("kill -9 → another decides         {}", spread::millis(&leads));
     println!("kill -9 → a deploy begun then is served {}", spread::millis(&deploys));
-    Ok(())
+    fleet.finish()
 }
 
 /// Kills the leader; when a write was acknowledged, another decided, and a deployment was served.

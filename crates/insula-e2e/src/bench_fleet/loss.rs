@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 
 use super::{Options, lookout, spread};
 use crate::fleet::{Fleet, Shape};
@@ -41,7 +41,7 @@ pub fn run(options: &Options) -> Result<()> {
     let goal = HEARTBEATS.as_secs_f64() + start;
     let within = times.iter().filter(|time| time.as_secs_f64() <= goal).count();
     println!("goal: 3 heartbeats + a cold start  {goal:.2} s; {within} of {rounds} within it");
-    Ok(())
+    fleet.finish()
 }
 
 /// From the command to the first answer, of an app whose content is there already.
@@ -70,7 +70,8 @@ fn lose(fleet: &mut Fleet, host: &str) -> Result<Duration> {
     let name = role.name().to_owned();
     role.start()?;
     fleet.wait_state(&name, "ready", MOMENT)?;
-    ensure!(fleet.instances(APP)?.iter().all(|one| one.node != name), "it was stopped there");
+    // What it held was stopped meanwhile elsewhere in nobody's name: the surplus goes.
+    fleet.wait_settled(APP, 1, MOMENT)?;
     Ok(took)
 }
 

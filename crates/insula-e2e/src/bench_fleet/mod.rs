@@ -22,7 +22,9 @@ pub use options::Options;
 /// See `fleet`.
 const EDGE_PORT: u16 = 8080;
 
-const PARTS: [(&str, fn(&Options) -> Result<()>); 5] = [
+type Part = (&'static str, fn(&Options) -> Result<()>);
+
+const PARTS: [Part; 5] = [
     ("heartbeats", heartbeats::together),
     ("idle-node", heartbeats::alone),
     ("loss", loss::run),

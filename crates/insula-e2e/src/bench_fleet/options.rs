@@ -58,8 +58,9 @@ impl Options {
         self.nodes.unwrap_or(usual)
     }
 
-    pub fn connections(&self, usual: usize) -> usize {
-        self.connections.unwrap_or(usual)
+    /// Nothing if each part shall choose.
+    pub fn connections(&self) -> Option<usize> {
+        self.connections
     }
 
     pub fn span(&self, usual: Duration) -> Duration {

@@ -44,7 +44,7 @@ struct Round {
 
 pub fn run(options: &Options) -> Result<()> {
     let (rounds, span) = (options.rounds(ROUNDS), options.span(SPAN));
-    let connections = options.connections(CONNECTIONS);
+    let connections = options.connections().unwrap_or(CONNECTIONS);
     let mut fleet = Fleet::start(Shape { servers: 1, nodes: 1, gateways: 1 })?;
     let source = folder::with(&[("index.html", "hello\n")])?;
     let url = story::url(&fleet.deploy(source.path(), APP)?)?;
@@ -85,7 +85,7 @@ pub fn run(options: &Options) -> Result<()> {
         way.tell(rounds);
     }
     compare(&rounds_of);
-    Ok(())
+    fleet.finish()
 }
 
 /// A gateway that shares the node's network and data folder, and so reaches it directly.
@@ -108,10 +108,10 @@ impl Way<'_> {
             let alone = requests(host, 1, span / 4, || Ok(()))?;
             let mut begun = None;
             let all = requests(host, connections, span, || {
-                begun = Some((self.cpu_ms()?, accepted(node)?, Instant::now()));
+                begun = Some((self.cpu_ms()?, accepted(node)?));
                 Ok(())
             })?;
-            let (cpu, accepted_before, _) = begun.context("it began")?;
+            let (cpu, accepted_before) = begun.context("it began")?;
             let used = self.cpu_ms()?.into_iter().map(|(who, ms)| {
                 let before = cpu.get(who).copied().unwrap_or(0);
                 (who, (ms - before) as f64 * 1_000.0 / all.measured as f64)

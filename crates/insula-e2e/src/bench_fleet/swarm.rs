@@ -64,7 +64,7 @@ impl Seen {
     }
 }
 
-/// Lives until it is dropped.
+/// Lives until `stop` is ready; a session that ends before is an error.
 pub async fn live(
     door: Door,
     nodes: usize,
