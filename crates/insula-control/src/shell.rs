@@ -28,6 +28,9 @@ const TURNS_AT_ONCE: usize = 8;
 const STATUS_INTERVAL: Duration = Duration::from_secs(2);
 /// Nodes say every few seconds what they use.
 const TICKS_PER_USAGE: u64 = 8;
+/// Between ticks where there is one node: there is nobody to take over from it, and an idle machine
+/// shall be idle. No longer than a heartbeat, which is as much as a tick may count for.
+const TICK_ALONE: Millis = insula_model::limits::HEARTBEAT;
 /// Where the steady clock begins: instants from before this loop have a reading, too.
 const STEADY_BEGINS: Millis = Millis::secs(3_600);
 
@@ -120,7 +123,12 @@ impl<'a> Shell<'a> {
                 _ = shutdown.requested() => return End::Asked,
                 // Whoever holds elections is gone, and with it this server.
                 changed = standing.changed() => if changed.is_err() { return End::Asked },
-                _ = tick.tick() => self.tick(),
+                _ = tick.tick() => {
+                    self.tick();
+                    if self.core.world().nodes.len() <= 1 {
+                        tick.reset_after(TICK_ALONE.as_duration());
+                    }
+                }
                 Some(first) = inbound.recv() => self.take(first, inbound),
                 changed = head.changed() => {
                     // The store is closed only when the server ends.
