@@ -90,6 +90,18 @@ fn rank(intent: Intent) -> (i64, Option<Timestamp>) {
     }
 }
 
+/// One that cannot be read is as if its node had not said it: it says it again. It must not keep any
+/// server from reading everything else.
+fn observed(text: &str) -> Observed<Box<InstanceReport>> {
+    schema::decode::<Seen>(text).map_or_else(
+        |error| {
+            tracing::warn!(%error, "what a node said of an instance cannot be read");
+            Observed::Unknown
+        },
+        |seen| seen.0,
+    )
+}
+
 fn own(row: &mut Row<'_>) -> Result<Own, StoreError> {
     Ok(Own {
         id: InstanceId::from_u128(read_bytes(row)?),
@@ -359,4 +371,20 @@ pub(crate) fn delete_of_node(tx: &mut Tx, node: NodeId) -> Result<usize, StoreEr
     gone.iter().for_each(|(id, _)| tx.touch(*id));
     cohorts.into_iter().try_for_each(|cohort| cohorts::delete_if_empty(tx, cohort))?;
     Ok(gone.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_nobody_can_read_of_an_instance_is_unknown_and_ends_nothing() {
+        let seen = Observed::Absent { seen: Timestamp::from_millis(7) };
+        assert_eq!(observed(&encode(&seen).unwrap().unwrap()), seen);
+        // A later version's, a time of the year 10000, half a document, none.
+        let beyond = r#"{"schema":1,"observed":"absent","seen":"10000-01-01T00:00:00.000Z"}"#;
+        for odd in [r#"{"schema":99}"#, beyond, r#"{"schema":1,"obs"#, ""] {
+            assert_eq!(observed(odd), Observed::Unknown, "{odd}");
+        }
+    }
 }
