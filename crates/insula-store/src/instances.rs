@@ -93,13 +93,13 @@ fn rank(intent: Intent) -> (i64, Option<Timestamp>) {
 /// One that cannot be read is as if its node had not said it: it says it again. It must not keep any
 /// server from reading everything else.
 fn observed(text: &str) -> Observed<Box<InstanceReport>> {
-    schema::decode::<Seen>(text).map_or_else(
-        |error| {
-            tracing::warn!(%error, "what a node said of an instance cannot be read");
+    match schema::decode::<Seen>(text) {
+        Ok(seen) => seen.0,
+        Err(error) => {
+            tracing::error!(%error, "an observation cannot be read; it counts as unknown");
             Observed::Unknown
-        },
-        |seen| seen.0,
-    )
+        }
+    }
 }
 
 fn own(row: &mut Row<'_>) -> Result<Own, StoreError> {
@@ -115,15 +115,7 @@ fn own(row: &mut Row<'_>) -> Result<Own, StoreError> {
         created: row.time()?,
         observed: match row.optional_text()? {
             None => Observed::Unknown,
-            Some(text) => match schema::decode::<Seen>(&text) {
-                Ok(seen) => seen.0,
-                // Its node says it again. One row that cannot be read must not be the end of a
-                // whole world.
-                Err(error) => {
-                    tracing::error!(%error, "an observation cannot be read; it counts as unknown");
-                    Observed::Unknown
-                }
-            },
+            Some(text) => observed(&text),
         },
     })
 }
