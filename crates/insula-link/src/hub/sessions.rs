@@ -115,7 +115,12 @@ impl Hub {
         let mut state = self.state();
         state.expelled.insert(member);
         let end = match member {
-            Member::Node(id) => state.nodes.get_mut(&id).and_then(|session| session.end.take()),
+            Member::Node(id) => {
+                // Nobody asks after it any more; what is left of its session beats in vain.
+                state.pulses.remove(&id);
+                state.takeovers.remove(&id);
+                state.nodes.get_mut(&id).and_then(|session| session.end.take())
+            }
             Member::Gateway(id) => state.gateways.get_mut(&id).and_then(|s| s.end.take()),
             Member::Server(_) => None,
         };
@@ -148,5 +153,37 @@ impl Hub {
 
     pub(crate) fn drop_reach(&self, node: NodeId, number: u64) {
         self.state().drop_reach(node, number);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use insula_model::node::{Architecture, Capacity, NodeMode, Offer};
+    use tokio::sync::mpsc;
+
+    use super::*;
+
+    #[test]
+    fn of_one_that_was_removed_nothing_is_remembered_but_that() {
+        let (hub, _inbound) = Hub::new();
+        let node = NodeId::from_u128(1);
+        let offer = Offer {
+            capacity: Capacity::default(),
+            mode: NodeMode::Full,
+            runtimes: vec![],
+            architecture: Architecture::Unknown,
+            isolation: [].into(),
+        };
+        let facts = NodeFacts { offer, relay: None, clock: None, site: None };
+        let join = || hub.node_joined(node, facts.clone(), "here", mpsc::channel(1).0);
+        let mut first = join().unwrap();
+        // A second machine of that name.
+        let _second = join().unwrap();
+        assert!(first.ended.try_recv().is_err(), "it hears nothing but the end");
+        hub.expel(Member::Node(node));
+        assert!(hub.heard().is_empty() && hub.state().takeovers.is_empty());
+        let refused = join().map(|_| ()).unwrap_err();
+        assert_eq!(refused.code(), tonic::Code::PermissionDenied);
+        assert!(hub.heard().is_empty(), "who knocks in vain is not remembered either");
     }
 }
