@@ -8,12 +8,13 @@ use super::{Options, lookout, spread};
 use crate::fleet::{Fleet, Shape};
 use crate::folder;
 use crate::machine::{host_of, wait_for};
-use crate::story::{self, MOMENT};
+use crate::story::{self, Dice, MOMENT};
 
 const ROUNDS: usize = 50;
 /// Cold starts measured beside them.
 const STARTS_MAX: usize = 20;
-const HEARTBEATS: Duration = Duration::from_secs(3);
+const HEARTBEAT_MS: u64 = insula_wire::node::HEARTBEAT_MS as u64;
+const HEARTBEATS: Duration = Duration::from_millis(3 * HEARTBEAT_MS);
 const APP: &str = "lost";
 
 pub fn run(options: &Options) -> Result<()> {
@@ -29,7 +30,11 @@ pub fn run(options: &Options) -> Result<()> {
         starts.push(cold_start(&fleet, &host)?);
     }
     let mut times = Vec::new();
+    let mut dice = Dice::new(1);
     for round in 0..rounds {
+        // Power fails at any moment between two heartbeats, and not always after the same step of
+        // ours.
+        std::thread::sleep(Duration::from_millis(dice.below(HEARTBEAT_MS)));
         let took = lose(&mut fleet, &host).with_context(|| format!("round {round}"))?;
         times.push(took);
     }
