@@ -7,11 +7,13 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use futures_util::TryStreamExt;
 use insula_blobs::{Blobs, Kind, Shelf};
 use insula_kit::clock::{Clock, SystemClock};
+use insula_kit::lock::{Lock, LockError};
 use insula_model::fleet::Server;
 use insula_model::{Millis, OrgId, ServerId, Timestamp};
 use insula_store::{Page, Store, StoreError, orgs, servers};
@@ -26,6 +28,11 @@ use crate::kept::{Kept, parse_url};
 const COMPANY_FRESH: Millis = Millis::secs(20);
 /// The files of one SQLite database.
 const SUFFIXES: [&str; 3] = ["", "-wal", "-shm"];
+
+/// For a server to end, with what it has under way.
+const SERVER_END_TIME_MAX: Duration = Duration::from_secs(30);
+/// Between looks whether it has: less than a process takes to begin.
+const SERVER_LOOK: Duration = Duration::from_millis(1);
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -188,14 +195,35 @@ async fn open(data: &Data, kept: &Kept, what: &'static str) -> anyhow::Result<St
     opening.await?.with_context(|| format!("open {what}"))
 }
 
-/// Asks the server to end, and holds its place so that nobody starts it until we are done.
-fn stop_server(data: &Data) -> anyhow::Result<insula_kit::lock::Lock> {
+/// Asks the server to end, and holds its place so that nobody starts it until we are done. A
+/// supervisor starts it again at once: the place is looked at more often than a process can begin,
+/// and a server that was faster all the same is asked again.
+fn stop_server(data: &Data) -> anyhow::Result<Lock> {
+    data.prepare()?;
     let path = data.role_lock("server");
-    if let Some(pid) = insula_kit::lock::holder_pid(&path)? {
-        let target = i32::try_from(pid).ok().and_then(Pid::from_raw).context("the server's pid")?;
-        kill_process(target, Signal::TERM).context("ask the server to end")?;
+    let began = Instant::now();
+    let mut asked = None;
+    loop {
+        match Lock::acquire(&path) {
+            Err(LockError::Held { pid, .. }) if began.elapsed() < SERVER_END_TIME_MAX => {
+                if let Some(pid) = pid.filter(|_| asked != pid) {
+                    ask_to_end(pid)?;
+                    asked = Some(pid);
+                }
+                std::thread::sleep(SERVER_LOOK);
+            }
+            other => return other.context("wait for the end of the server"),
+        }
     }
-    super::hold(data, "server")
+}
+
+fn ask_to_end(pid: u32) -> anyhow::Result<()> {
+    let target = i32::try_from(pid).ok().and_then(Pid::from_raw).context("the server's pid")?;
+    match kill_process(target, Signal::TERM) {
+        // It has ended meanwhile.
+        Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
+        Err(error) => Err(error).context("ask the server to end"),
+    }
 }
 
 /// Copies every blob that the new place lacks.
