@@ -13,7 +13,7 @@ use insula_e2e::story::{self, MOMENT};
 use super::servers::can_share_a_database;
 use super::{app, can_lay_ground};
 
-const RATE: u32 = 40;
+const RATE: u32 = 100;
 
 fn ensure_served(load: Load, what: &str) -> Result<()> {
     let seen = load.finish();
@@ -22,6 +22,12 @@ fn ensure_served(load: Load, what: &str) -> Result<()> {
     ensure!(failed == 0, "{what}: {:?}", seen.failed);
     ensure!(good > u64::from(RATE), "{what}: there was hardly any load: {good}");
     Ok(())
+}
+
+/// Waits for so many visitors more.
+fn wait_visited(load: &Load, more: u64) -> Result<()> {
+    let wanted = load.seen().good + more;
+    wait_for(&format!("{more} visitors more"), MOMENT, || Ok(load.seen().good >= wanted))
 }
 
 /// The build before this one, if the environment names it; else another file of this one.
@@ -60,6 +66,7 @@ fn a_fleet_is_upgraded_part_by_part_while_visitors_ask() -> Result<()> {
         fleet.nodes[node].upgrade(&next);
         fleet.nodes[node].stop()?;
         fleet.nodes[node].start()?;
+        wait_visited(&load, 40)?;
         fleet.wait_until_ready(shape.nodes)?;
         fleet.ensure_kept(&lives).with_context(|| format!("node {node} was upgraded"))?;
     }
