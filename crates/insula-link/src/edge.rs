@@ -42,7 +42,7 @@ impl wire::edge_server::Edge for EdgeService {
         };
         version::check("gateway", &hello.version, hello.protocol)?;
         let gateway = caller.gateway(parse(&hello.gateway)?)?;
-        if let Some(leader) = forward::elsewhere(&caller, &self.hub.leadership())? {
+        if let Some(leader) = forward::whom(&self.hub, &caller).await? {
             let hello = wire::GatewayMessage { message: Some(FromGateway::Hello(hello)) };
             let back =
                 forward::gateway(&self.hub, &leader, &caller, gateway, hello, incoming).await?;

@@ -23,7 +23,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 use tonic::metadata::MetadataValue;
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Request, Status, Streaming};
+use tonic::{Code, Request, Status, Streaming};
 
 use crate::caller::{Caller, expiry};
 use crate::hub::{Hub, Leadership, OTHER_LEADS};
@@ -31,6 +31,9 @@ use crate::reach::Reach;
 
 /// A leader that cannot be dialled within this has fallen over; the lease will pass on.
 const DIAL_TIME_MAX: Duration = Duration::from_secs(2);
+/// How long a caller waits here for somebody to lead, instead of dialling again and again, each
+/// time later. Short, because another server may know more.
+const HANDOVER_TIME_MAX: Duration = Duration::from_secs(1);
 /// Between pings to the leader: one that vanished without a word is noticed before its lease ends.
 const PING_EVERY: Duration = Duration::from_secs(1);
 const PING_TIME_MAX: Duration = Duration::from_secs(2);
@@ -92,8 +95,37 @@ impl fmt::Debug for Leader {
     }
 }
 
-/// Whom to pass a session on to, if it is not ours to serve.
-pub(crate) fn elsewhere(
+/// Whom to pass a session on to, if it is not ours to serve. Who comes while nobody leads waits for
+/// somebody.
+pub(crate) async fn whom(hub: &Hub, caller: &Caller) -> Result<Option<Leader>, Status> {
+    let mut leadership = hub.leadership();
+    let nobody = matches!(&*leadership.borrow_and_update(), Leadership::Theirs(None));
+    if nobody && !caller.is_passed_on() {
+        handover(&mut leadership).await;
+    }
+    elsewhere(caller, &leadership)
+}
+
+/// A leader that could not be reached may have died: whoever wanted to go there waits for the next
+/// one, and dials again when there is one.
+async fn bereaved(hub: &Hub, leader: &Leader, status: Status) -> Status {
+    let mut leadership = hub.leadership();
+    let still = matches!(
+        &*leadership.borrow_and_update(),
+        Leadership::Theirs(Some(known)) if known == leader
+    );
+    if still && status.code() == Code::Unavailable {
+        handover(&mut leadership).await;
+    }
+    status
+}
+
+async fn handover(leadership: &mut watch::Receiver<Leadership>) {
+    // It may as well have ended, and with it this server.
+    let _ = timeout(HANDOVER_TIME_MAX, leadership.changed()).await;
+}
+
+fn elsewhere(
     caller: &Caller,
     leadership: &watch::Receiver<Leadership>,
 ) -> Result<Option<Leader>, Status> {
@@ -122,7 +154,10 @@ pub(crate) async fn node(
     let mut client = wire::node_client::NodeClient::new(leader.channel.clone())
         .max_decoding_message_size(MESSAGE_LEN_MAX)
         .max_encoding_message_size(MESSAGE_LEN_MAX);
-    let back = client.session(request).await?.into_inner();
+    let back = match client.session(request).await {
+        Ok(back) => back.into_inner(),
+        Err(status) => return Err(bereaved(hub, leader, status).await),
+    };
     let passing = Passing { hub: hub.clone(), node, number: hub.number() };
     let back = back.inspect(move |message| {
         if let Ok(wire::ServerMessage { message: Some(ToAgent::Target(target)) }) = message {
@@ -145,7 +180,11 @@ pub(crate) async fn gateway(
     let request = spoken_for(Request::new(there), caller, Member::Gateway(gateway))?;
     let mut client = wire::edge_client::EdgeClient::new(leader.channel.clone())
         .max_decoding_message_size(MESSAGE_LEN_MAX);
-    Ok(while_it_counts(hub, caller, client.routes(request).await?.into_inner()))
+    let back = match client.routes(request).await {
+        Ok(back) => back.into_inner(),
+        Err(status) => return Err(bereaved(hub, leader, status).await),
+    };
+    Ok(while_it_counts(hub, caller, back))
 }
 
 /// What the other side says, its greeting first, until it breaks off or the leader changes.

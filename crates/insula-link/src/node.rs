@@ -53,7 +53,7 @@ impl wire::node_server::Node for NodeService {
         };
         version::check("agent", &hello.version, hello.protocol)?;
         let node: NodeId = caller.node(parse(&hello.node)?)?;
-        if let Some(leader) = forward::elsewhere(&caller, &self.hub.leadership())? {
+        if let Some(leader) = forward::whom(&self.hub, &caller).await? {
             let hello = wire::AgentMessage { message: Some(FromAgent::Hello(hello)) };
             let back = forward::node(&self.hub, &leader, &caller, node, hello, incoming).await?;
             return Ok(Response::new(back));

@@ -1,5 +1,6 @@
 //! The fleet's port: who is who, and what each may do. One test per attack.
 
+use std::pin::pin;
 use std::time::Duration;
 
 use futures_util::TryStreamExt;
@@ -569,6 +570,32 @@ async fn a_leader_that_is_gone_is_an_answer_soon() {
     let asked = session(follower.member(Member::Node(node(1))).await, 1);
     let refused = tokio::time::timeout(Duration::from_secs(5), asked).await.unwrap();
     assert_eq!(refused.err().unwrap().code(), Code::Unavailable);
+}
+
+#[tokio::test]
+async fn who_comes_while_nobody_leads_is_served_as_soon_as_somebody_does() {
+    let port = Port::open().await;
+    port.hub.follow(None);
+    let mut asked = pin!(session(port.member(Member::Node(node(1))).await, 1));
+    let early = tokio::time::timeout(Duration::from_millis(100), &mut asked).await;
+    assert!(early.is_err(), "it waits for somebody");
+    port.hub.lead();
+    welcomed(&mut asked.await.unwrap()).await;
+}
+
+#[tokio::test]
+async fn who_was_on_his_way_to_a_dead_leader_dials_again_when_there_is_another() {
+    let leader = Port::open().await;
+    let follower = Port::of(&leader.book, 2).await;
+    let gone = insula_link::Leader::new(server(9), leader.address, &follower.connector);
+    follower.hub.follow(Some(gone));
+    let channel = follower.member(Member::Node(node(1))).await;
+    let mut asked = pin!(session(channel.clone(), 1));
+    let early = tokio::time::timeout(Duration::from_millis(100), &mut asked).await;
+    assert!(early.is_err(), "it waits for another");
+    follower.hub.lead();
+    assert_eq!(asked.await.err().unwrap().code(), Code::Unavailable, "for it to dial again");
+    welcomed(&mut session(channel, 1).await.unwrap()).await;
 }
 
 #[tokio::test]
