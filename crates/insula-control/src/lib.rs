@@ -27,7 +27,7 @@ use insula_kit::clock::Clock;
 use insula_kit::random::Random;
 use insula_kit::seal::Keyring;
 use insula_kit::shutdown::Shutdown;
-use insula_link::{Hub, Inbound};
+use insula_link::{Hub, Inbox};
 use insula_model::{HostName, ID_RANDOM_BYTES, ServerId, Timestamp};
 use insula_plan::{Rules, View};
 use insula_store::Store;
@@ -105,7 +105,7 @@ impl Membership {
 /// decided last goes to `view`.
 pub async fn run(
     cx: Cx,
-    inbound: mpsc::Receiver<Inbound>,
+    inbound: Inbox,
     view: watch::Sender<View>,
     shutdown: Shutdown,
 ) -> Result<(), ControlError> {
@@ -119,7 +119,7 @@ pub async fn run(
 pub async fn serve(
     cx: Cx,
     membership: Membership,
-    mut inbound: mpsc::Receiver<Inbound>,
+    mut inbound: Inbox,
     boards: Boards,
     shutdown: Shutdown,
 ) -> Result<(), ControlError> {

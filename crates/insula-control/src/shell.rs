@@ -5,10 +5,10 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use insula_kit::shutdown::Shutdown;
-use insula_link::{Inbound, Secrets};
+use insula_link::{Inbound, Inbox, Secrets};
 use insula_model::{Millis, NodeId, Timestamp};
 use insula_store::feed::{self, FeedError};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tracing::{error, warn};
 
 use crate::core::{self, Core, Now, Settings, Turn};
@@ -105,7 +105,7 @@ impl<'a> Shell<'a> {
     /// Works until the end is asked for or the term is over.
     pub(crate) async fn run(
         mut self,
-        inbound: &mut mpsc::Receiver<Inbound>,
+        inbound: &mut Inbox,
         standing: &mut watch::Receiver<Standing>,
         shutdown: &Shutdown,
     ) -> End {
@@ -160,7 +160,7 @@ impl<'a> Shell<'a> {
         }
     }
 
-    fn take(&mut self, first: Inbound, inbound: &mut mpsc::Receiver<Inbound>) {
+    fn take(&mut self, first: Inbound, inbound: &mut Inbox) {
         let now = self.now();
         self.core.tell(first, now);
         for _ in 1..MESSAGES_AT_ONCE {
@@ -322,7 +322,7 @@ pub(crate) async fn follow(
     cx: &Cx,
     boards: &Boards,
     board: &Board,
-    inbound: &mut mpsc::Receiver<Inbound>,
+    inbound: &mut Inbox,
     standing: &mut watch::Receiver<Standing>,
     shutdown: &Shutdown,
     led: &mut bool,

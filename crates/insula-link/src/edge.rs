@@ -14,7 +14,8 @@ use tracing::info;
 
 use crate::caller::{Caller, Door, expiry};
 use crate::forward;
-use crate::hub::{Hub, Inbound};
+use crate::hub::Hub;
+use crate::inbox::{Inbound, Newest};
 use crate::node::{HELLO_TIME_MAX, parse};
 use crate::version;
 
@@ -93,13 +94,14 @@ impl Session {
     }
 
     async fn read(&self, mut incoming: Streaming<wire::GatewayMessage>) {
-        let gateway = self.gateway;
+        let (gateway, newest) = (self.gateway, Arc::<Newest>::default());
         while let Some(Ok(received)) = incoming.next().await {
             match received.message {
                 Some(FromGateway::Ack(ack)) => {
                     let busy = ack.busy.iter().filter_map(|id| id.parse().ok()).collect();
                     let generation = Generation(ack.generation);
-                    self.hub.tell(Inbound::RouteAck { gateway, generation, busy }).await;
+                    let told = Inbound::RouteAck { gateway, generation, busy };
+                    self.hub.tell_newest(&newest, told).await;
                 }
                 Some(FromGateway::Traffic(traffic)) => self.hub.note_traffic(&traffic),
                 Some(FromGateway::Hello(_)) | None => {}

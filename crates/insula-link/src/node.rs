@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
-use futures_util::{StreamExt, TryStreamExt};
+use futures_util::{Stream, StreamExt, TryStreamExt};
 use insula_model::fleet::Member;
 use insula_model::{Digest, NodeId, OrgId};
 use insula_wire::node as wire;
@@ -21,6 +21,9 @@ use crate::version;
 
 /// Who connects and does not greet is somebody's mistake, or worse.
 pub(crate) const HELLO_TIME_MAX: Duration = Duration::from_secs(10);
+
+/// Who brings a blob and falls silent for so long has a broken connection, and brings it again.
+const STALL_TIME_MAX: Duration = Duration::from_secs(30);
 
 pub(crate) struct NodeService {
     pub(crate) hub: Hub,
@@ -86,7 +89,8 @@ impl wire::node_server::Node for NodeService {
     ) -> Result<Response<wire::BlobReceipt>, Status> {
         let caller = self.door.caller(&self.hub, &request).await?.expect("node")?;
         let mut incoming = request.into_inner();
-        let Some(first) = incoming.message().await? else {
+        let first = tokio::time::timeout(STALL_TIME_MAX, incoming.message()).await;
+        let Some(first) = first.map_err(|_| Status::deadline_exceeded("no blob came"))?? else {
             return Err(Status::invalid_argument("a blob begins with its org and kind"));
         };
         let (org, kind) = place(&first.org, &first.kind)?;
@@ -96,7 +100,7 @@ impl wire::node_server::Node for NodeService {
             text => Some(parse(text)?),
         };
         let head = futures_util::stream::iter([Ok(Bytes::from(first.data))]);
-        let rest = incoming
+        let rest = flowing(incoming)
             .map_ok(|chunk| Bytes::from(chunk.data))
             .map_err(|status| BlobError::Failed(Box::new(status)));
         let put = self.blobs.put(org, kind, digest, head.chain(rest).boxed());
@@ -132,6 +136,19 @@ impl NodeService {
     }
 }
 
+/// The pieces as they come, as long as they come.
+fn flowing<T: Send + 'static>(
+    incoming: impl Stream<Item = Result<T, Status>> + Send + Unpin + 'static,
+) -> impl Stream<Item = Result<T, Status>> + Send {
+    futures_util::stream::unfold(Some(incoming), async |incoming| {
+        let mut incoming = incoming?;
+        match tokio::time::timeout(STALL_TIME_MAX, incoming.next()).await {
+            Ok(piece) => Some((piece?, Some(incoming))),
+            Err(_) => Some((Err(Status::deadline_exceeded("the blob stalled")), None)),
+        }
+    })
+}
+
 fn split(piece: Bytes) -> Vec<Result<wire::BlobChunk, Status>> {
     let parts = piece.chunks(wire::BLOB_CHUNK_LEN);
     parts.map(|data| Ok(wire::BlobChunk { data: data.to_vec(), ..Default::default() })).collect()
@@ -153,5 +170,23 @@ fn status(error: BlobError) -> Status {
         BlobError::TooLarge { .. } => Status::resource_exhausted(error.to_string()),
         BlobError::Mismatch { .. } => Status::data_loss(error.to_string()),
         BlobError::Failed(source) => Status::unavailable(format!("{error}: {source}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_blob_that_stalls_is_given_up_and_one_that_is_slow_is_not() {
+        let slow = futures_util::stream::iter(0..5).then(async |piece| {
+            tokio::time::sleep(STALL_TIME_MAX - Duration::from_secs(1)).await;
+            Ok(piece)
+        });
+        let stalling = Box::pin(slow.chain(futures_util::stream::pending()));
+        let pieces: Vec<Result<i32, Status>> = flowing(stalling).collect().await;
+        let (last, whole) = pieces.split_last().unwrap();
+        assert_eq!(whole.len(), 5);
+        assert_eq!(last.as_ref().unwrap_err().code(), tonic::Code::DeadlineExceeded);
     }
 }

@@ -21,6 +21,7 @@ use crate::hub::Hub;
 use crate::join::{BesideService, JoinService};
 use crate::node::NodeService;
 use crate::registry::Registry;
+use crate::requests::Requests;
 use crate::tally::Tally;
 
 /// A server that does not lead passes all its sessions on over one connection, and so does a load
@@ -33,6 +34,12 @@ const PING_TIME_MAX: Duration = Duration::from_secs(10);
 const WINDOW_BYTES: u32 = 16 * 1024 * 1024;
 /// Names, a trace, an id: requests here carry little beside their messages.
 const HEADERS_LEN_MAX: u32 = 16 * 1024;
+
+/// A report of REPORT_INSTANCES_MAX instances, each with the last lines of an app that crashed. The
+/// other way, MESSAGE_LEN_MAX, a Target carries the variables of all.
+const FROM_NODE_LEN_MAX: usize = 16 * 1024 * 1024;
+/// An acknowledgement that names every instance of a large fleet as busy.
+const FROM_GATEWAY_LEN_MAX: usize = 2 * 1024 * 1024;
 
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
@@ -117,6 +124,7 @@ pub(crate) async fn fleet(
         .http2_keepalive_interval(Some(PING_EVERY))
         .http2_keepalive_timeout(Some(PING_TIME_MAX))
         .http2_max_header_list_size(HEADERS_LEN_MAX)
+        .layer(Requests::default())
         .add_service(node_service(hub.clone(), door.clone(), blobs))
         .add_service(edge_service(hub.clone(), door))
         .add_service(join)
@@ -141,11 +149,12 @@ fn node_service(
     blobs: Arc<dyn BlobStore>,
 ) -> wire::node_server::NodeServer<NodeService> {
     wire::node_server::NodeServer::new(NodeService { hub, door, blobs })
-        .max_decoding_message_size(MESSAGE_LEN_MAX)
+        .max_decoding_message_size(FROM_NODE_LEN_MAX)
         .max_encoding_message_size(MESSAGE_LEN_MAX)
 }
 
 fn edge_service(hub: Hub, door: Door) -> wire::edge_server::EdgeServer<EdgeService> {
     wire::edge_server::EdgeServer::new(EdgeService { hub, door })
+        .max_decoding_message_size(FROM_GATEWAY_LEN_MAX)
         .max_encoding_message_size(MESSAGE_LEN_MAX)
 }

@@ -23,7 +23,8 @@ use tonic::{Status, Streaming};
 use tracing::{info, warn};
 
 use crate::caller::{Caller, expiry};
-use crate::hub::{Hub, Inbound, NodeEntry, ToNode};
+use crate::hub::{Hub, NodeEntry, ToNode};
+use crate::inbox::{Inbound, Newest};
 use crate::node::parse;
 
 /// Messages to one agent that wait: log requests mostly. What comes on top is not sent.
@@ -99,6 +100,7 @@ pub(crate) fn begin(
         not_after_ms: caller.not_after_ms(),
         acks,
         messages,
+        newest: Arc::default(),
     };
     tokio::spawn(session.run(greeting.hello, entry, incoming));
     Ok(outgoing)
@@ -112,6 +114,8 @@ struct Session {
     not_after_ms: i64,
     acks: Arc<Acks>,
     messages: ToNode,
+    /// Its report that the control plane has not taken yet.
+    newest: Arc<Newest>,
 }
 
 impl Session {
@@ -169,7 +173,8 @@ impl Session {
                 let report = read_report(&report.document).map_err(|error| {
                     Status::invalid_argument(format!("the report makes no sense: {error}"))
                 })?;
-                self.hub.tell(Inbound::NodeReport { node: self.node, report }).await;
+                let told = Inbound::NodeReport { node: self.node, report };
+                self.hub.tell_newest(&self.newest, told).await;
             }
             Some(FromAgent::Log(chunk)) => {
                 let stream = chunk.stream;

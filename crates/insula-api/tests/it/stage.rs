@@ -37,7 +37,7 @@ pub struct Stage {
     pub view: watch::Sender<insula_plan::View>,
     shutdown: Shutdown,
     /// Kept, so that the hub has somebody to tell.
-    _inbound: tokio::sync::mpsc::Receiver<insula_link::Inbound>,
+    _inbound: insula_link::Inbox,
     folder: tempfile::TempDir,
 }
 

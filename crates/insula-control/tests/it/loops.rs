@@ -9,7 +9,7 @@ use insula_kit::clock::{Clock, TestClock};
 use insula_kit::random::SeededRandom;
 use insula_kit::seal::{Key, Keyring};
 use insula_kit::shutdown::{Cause, Shutdown};
-use insula_link::{Hub, Inbound};
+use insula_link::{Hub, Inbound, Inbox, Telling};
 use insula_model::deployment::{Deployment, DeploymentState};
 use insula_model::event::Event;
 use insula_model::instance::Instance;
@@ -21,7 +21,7 @@ use insula_store::{
     projects,
 };
 use tempfile::TempDir;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::fixture::{BEGIN, Shop, hello, node_id, obedient, random};
@@ -107,7 +107,7 @@ impl Ground {
 
 /// A control plane that runs, and the other ends of what it was given.
 pub struct Plane {
-    pub inbound: mpsc::Sender<Inbound>,
+    pub inbound: Telling,
     pub view: watch::Receiver<View>,
     pub leadership: watch::Receiver<Leadership>,
     pub status: watch::Receiver<Arc<Status>>,
@@ -124,7 +124,7 @@ impl Plane {
     /// Each server has a clock of its own.
     pub fn starts_at(ground: &Ground, number: u64, alone: bool, ms: i64) -> Self {
         let clock = TestClock::new(ms);
-        let (inbound, receiver) = mpsc::channel(1_024);
+        let (inbound, receiver) = Inbox::channel(1_024);
         let (view, seen) = watch::channel(insula_plan::blank("localhost".parse().unwrap()));
         let boards = Boards::of(view);
         let membership = Membership {

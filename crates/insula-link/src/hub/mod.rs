@@ -10,17 +10,17 @@ use std::time::Instant;
 
 use insula_kit::clock::{Clock, SystemClock};
 use insula_model::fleet::Member;
-use insula_model::observed::NodeReport;
 use insula_model::routes::RouteTable;
 use insula_model::schema;
 use insula_model::target::NodeTarget;
-use insula_model::{BuildId, GatewayId, Generation, InstanceId, NodeId, NodeName};
+use insula_model::{BuildId, GatewayId, InstanceId, NodeId};
 use insula_wire::facts::NodeFacts;
 use insula_wire::node as wire;
 use tokio::sync::{mpsc, oneshot, watch};
 use tonic::Status;
 
 use crate::contest::Takeovers;
+use crate::inbox::{Inbound, Inbox, Newest, Telling};
 use crate::logs::LogStreams;
 use crate::reach::Reach;
 use crate::usage::{NodeUsage, Usage};
@@ -32,17 +32,6 @@ pub(crate) use sessions::NodeEntry;
 
 /// Messages to the control plane that wait. A full queue slows the sessions down, nothing else.
 const INBOUND_WAITING_MAX: usize = 1_024;
-
-/// What sessions tell the control plane.
-#[derive(Debug)]
-pub enum Inbound {
-    NodeHello { node: NodeId, name: NodeName, version: String, facts: NodeFacts },
-    NodeReport { node: NodeId, report: NodeReport },
-    NodeGone { node: NodeId },
-    GatewayHello { gateway: GatewayId },
-    RouteAck { gateway: GatewayId, generation: Generation, busy: BTreeSet<InstanceId> },
-    GatewayGone { gateway: GatewayId },
-}
 
 /// Values of secrets by the instance or build that names them. Never printed.
 #[derive(Clone, Default)]
@@ -63,7 +52,7 @@ pub struct Hub {
 
 #[derive(Debug)]
 pub(crate) struct Shared {
-    inbound: mpsc::Sender<Inbound>,
+    inbound: Telling,
     state: Mutex<State>,
     routes: watch::Sender<Option<Arc<wire::RouteMessage>>>,
     servers: watch::Sender<Arc<Vec<String>>>,
@@ -110,13 +99,13 @@ struct GatewaySession {
 pub(crate) type ToNode = mpsc::Sender<Box<Result<wire::ServerMessage, Status>>>;
 
 impl Hub {
-    pub fn new() -> (Self, mpsc::Receiver<Inbound>) {
+    pub fn new() -> (Self, Inbox) {
         Self::with_clock(Arc::new(SystemClock))
     }
 
     /// A hub whose acknowledgements and refusals tell another time.
-    pub fn with_clock(clock: Arc<dyn Clock>) -> (Self, mpsc::Receiver<Inbound>) {
-        let (inbound, receiver) = mpsc::channel(INBOUND_WAITING_MAX);
+    pub fn with_clock(clock: Arc<dyn Clock>) -> (Self, Inbox) {
+        let (inbound, receiver) = Inbox::channel(INBOUND_WAITING_MAX);
         let shared = Shared {
             inbound,
             state: Mutex::default(),
@@ -151,6 +140,11 @@ impl Hub {
     pub(crate) async fn tell(&self, message: Inbound) {
         // The receiver lives as long as the server; when it ends, so do the sessions.
         let _ = self.shared.inbound.send(message).await;
+    }
+
+    /// The same of what makes earlier messages of its kind idle.
+    pub(crate) async fn tell_newest(&self, newest: &Arc<Newest>, message: Inbound) {
+        let _ = self.shared.inbound.send_newest(newest, message).await;
     }
 
     pub fn nodes_connected(&self) -> BTreeSet<NodeId> {

@@ -1,5 +1,6 @@
 //! The protocol over real Unix sockets, with real clients.
 
+mod bounds;
 mod fleet;
 mod rig;
 
@@ -14,7 +15,7 @@ use hyper_util::rt::TokioIo;
 use insula_kit::digest::sha256;
 use insula_link::blobs::{Answer, BlobError, BlobKind, BlobStore, BlobStream};
 use insula_link::registry::Registry;
-use insula_link::{Hub, Inbound, LogQuery, LogSubject, Secrets, serve};
+use insula_link::{Hub, Inbound, Inbox, LogQuery, LogSubject, Secrets, serve};
 use insula_model::build::BuildPlan;
 use insula_model::node::{Architecture, Capacity, NodeMode, Offer};
 use insula_model::routes::RouteTable;
@@ -78,7 +79,7 @@ impl BlobStore for Shelf {
 
 struct Server {
     hub: Hub,
-    inbound: mpsc::Receiver<Inbound>,
+    inbound: Inbox,
     folder: tempfile::TempDir,
 }
 

@@ -12,7 +12,7 @@ use insula_kit::token::TokenHash;
 use insula_link::apart;
 use insula_link::registry::{Admission, Newcomer, Refusal, Registry, Verdict, Voucher, Why};
 use insula_link::serve::Fleet;
-use insula_link::{Answer, Answering, Answers, Hub, Inbound, Leader, Question};
+use insula_link::{Answer, Answering, Answers, Hub, Inbound, Inbox, Leader, Question};
 use insula_model::fleet::{Member, Serial};
 use insula_model::{GatewayId, NodeId, ServerId, Timestamp};
 use insula_wire::node as wire;
@@ -145,7 +145,7 @@ impl Answers for Echo {
 /// One server of a fleet.
 pub struct Port {
     pub hub: Hub,
-    pub inbound: mpsc::Receiver<Inbound>,
+    pub inbound: Inbox,
     pub address: SocketAddr,
     pub connector: Connector,
     pub book: Arc<Book>,
