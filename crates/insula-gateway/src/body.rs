@@ -74,7 +74,7 @@ struct Flow {
 enum Source {
     /// Nothing, once it is sent.
     Page(Option<Bytes>),
-    App(App),
+    App(Box<App>),
     /// Taken away, because the visitor did not take it.
     Withdrawn(Duration),
 }
@@ -228,7 +228,7 @@ impl ResponseBody {
         connection: Returning,
         lease: Lease,
     ) -> Self {
-        Self::new(Source::App(App {
+        Self::new(Source::App(Box::new(App {
             ended: body.is_end_stream(),
             body,
             silence: Silence::new(patience),
@@ -236,7 +236,7 @@ impl ResponseBody {
             counts,
             connection: Some(connection),
             _lease: lease,
-        }))
+        })))
     }
 
     pub(crate) fn hold(self, in_flight: InFlight) -> Self {
