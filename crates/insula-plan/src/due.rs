@@ -156,7 +156,7 @@ impl Due {
             self.room();
         }
         if old.duty != row.duty || old.lost != row.lost || old.hello != row.hello {
-            self.apps_on(before, row.id);
+            self.all_of_node(before, row.id);
         }
     }
 

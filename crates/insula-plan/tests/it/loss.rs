@@ -425,3 +425,53 @@ fn a_run_ends_as_lost_when_its_node_is_removed() {
         "#]],
     );
 }
+
+#[test]
+fn a_build_on_a_lost_node_begins_again_elsewhere_at_once() {
+    check(
+        "nodes a b; build web; lose a; built; obey",
+        expect![[r#"
+            build web:
+                build d1 on node a
+                wait d1: the build is running
+            lose a:
+                give up node a
+                build d1 again, attempt 2
+                wait d1: the build is running
+            built:
+                cut a release for d1
+                start web.1 on b
+                wait d1: `web` is not reported yet
+            obey:
+                shift to d1, drain []
+                d1 is live []
+        "#]],
+    );
+}
+
+#[test]
+fn a_build_that_nobody_else_can_take_goes_on_if_its_node_is_back() {
+    check(
+        "nodes a; build web; lose a; later 60; back a; built; obey",
+        expect![[r#"
+            build web:
+                build d1 on node a
+                wait d1: the build is running
+            lose a:
+                give up node a
+                wait d1: the node of its build is lost, and no other can take it: every node is lost: a
+            later 60:
+                wait d1: the node of its build is lost, and no other can take it: every node is lost: a
+            back a:
+                welcome node a
+                wait d1: the build is running
+            built:
+                cut a release for d1
+                start web.1 on a
+                wait d1: `web` is not reported yet
+            obey:
+                shift to d1, drain []
+                d1 is live []
+        "#]],
+    );
+}
