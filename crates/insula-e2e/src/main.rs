@@ -18,7 +18,9 @@ fn main() -> Result<()> {
         "kills" => kills(),
         "fleet" => insula_e2e::bench_fleet::run(std::env::args().skip(2)),
         "scheduler" => insula_e2e::scheduler::run(),
-        other => bail!("unknown story `{other}`; known: first-200, idle, moves, kills, fleet, scheduler"),
+        other => {
+            bail!("unknown story `{other}`; known: first-200, idle, moves, kills, fleet, scheduler")
+        }
     }
 }
 

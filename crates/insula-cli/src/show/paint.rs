@@ -50,7 +50,9 @@ impl Paint {
             "failed" | "stuck" | "backing off" | "gone" | "lost" => self.red(state),
             "queued" | "building" | "starting" | "shifting" | "preparing" | "unready"
             | "stopping" | "unknown" | "draining" | "suspect" | "degraded" => self.yellow(state),
-            "superseded" | "cancelled" | "absent" | "stopped" | "cordoned" | "drained" => self.dim(state),
+            "superseded" | "cancelled" | "absent" | "stopped" | "cordoned" | "drained" => {
+                self.dim(state)
+            }
             _ => state.to_owned(),
         }
     }
