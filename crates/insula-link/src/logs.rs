@@ -1,6 +1,9 @@
-//! Live logs through the sessions: one request fans out to every node, entries come back merged.
+//! Live logs through the sessions: one request fans out to nodes, entries come back merged.
+//!
+//! What a node says is believed of the logs that it was asked for, and it waits for a slow reader in
+//! a share of its own: a node that floods a stream is missing from it, the others are not.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard};
 
@@ -12,9 +15,10 @@ use tokio::sync::mpsc;
 
 use crate::hub::Hub;
 
-/// Chunks that wait for a slow reader before its stream is cut. A node sends a few hundred entries
-/// in one.
-const CHUNKS_WAITING_MAX: usize = 64;
+/// What waits for a slow reader, of all nodes together. A node sends half a MiB in one chunk.
+const WAITING_BYTES_MAX: usize = 32 * 1024 * 1024;
+/// What may wait of one node however many were asked: a few chunks.
+const WAITING_BYTES_OF_NODE_MIN: usize = 2 * 1024 * 1024;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LogSubject {
@@ -31,6 +35,8 @@ pub struct LogQuery {
     pub tail: Option<u32>,
     pub grep: Option<String>,
     pub follow: bool,
+    /// Who can have such lines, and is asked; nothing if anybody can.
+    pub nodes: Option<BTreeSet<NodeId>>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,9 +58,61 @@ pub(crate) struct LogStreams {
 
 #[derive(Debug)]
 struct OpenStream {
-    chunks: mpsc::Sender<Vec<LogEntry>>,
-    /// Nodes that have not said that they are done.
-    awaited: Vec<NodeId>,
+    /// Not bounded by itself: `waiting` is.
+    chunks: mpsc::UnboundedSender<Chunk>,
+    /// Nodes that have not said that they are done, and how many bytes of each wait.
+    awaited: BTreeMap<NodeId, usize>,
+    /// Of all nodes.
+    waiting: usize,
+    of_node_max: usize,
+}
+
+#[derive(Debug)]
+struct Chunk {
+    node: NodeId,
+    bytes: usize,
+    entries: Vec<LogEntry>,
+}
+
+impl OpenStream {
+    /// Whether there was room for it.
+    fn push(&mut self, node: NodeId, entries: Vec<LogEntry>) -> bool {
+        // Nobody asked this node, or it has told everything.
+        let Some(of_node) = self.awaited.get_mut(&node) else { return false };
+        let bytes = entries.iter().map(size).sum();
+        if *of_node + bytes > self.of_node_max || self.waiting + bytes > WAITING_BYTES_MAX {
+            return false;
+        }
+        *of_node += bytes;
+        self.waiting += bytes;
+        self.chunks.send(Chunk { node, bytes, entries }).is_ok()
+    }
+
+    fn taken(&mut self, node: NodeId, bytes: usize) {
+        self.waiting -= bytes;
+        if let Some(of_node) = self.awaited.get_mut(&node) {
+            *of_node -= bytes;
+        }
+    }
+
+    /// Goes without this node from here on, and says so.
+    fn cut(&mut self, node: NodeId, now: Timestamp) {
+        self.awaited.remove(&node);
+        let entry = LogEntry {
+            at: now,
+            instance: String::new(),
+            component: String::new(),
+            channel: "platform",
+            line: format!("from here on lines of {node} are missing: it sent more than was read"),
+            sequence: 0,
+        };
+        // One for each node that was asked, so they need no bound; whoever is gone misses nothing.
+        let _ = self.chunks.send(Chunk { node, bytes: 0, entries: vec![entry] });
+    }
+}
+
+fn size(entry: &LogEntry) -> usize {
+    size_of::<LogEntry>() + entry.line.len() + entry.instance.len() + entry.component.len()
 }
 
 impl LogStreams {
@@ -62,30 +120,36 @@ impl LogStreams {
         self.open.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    /// Takes a chunk from a node; whether anybody still listens.
-    pub(crate) fn take(&self, node: NodeId, chunk: wire::LogChunk) -> bool {
+    /// Takes a chunk from a node; whether anybody still listens to it.
+    pub(crate) fn take(&self, node: NodeId, chunk: wire::LogChunk, now: Timestamp) -> bool {
         let mut open = self.open();
         let Some(stream) = open.get_mut(&chunk.stream) else { return false };
-        // Nobody asked this node, or it has told everything.
-        if !stream.awaited.contains(&node) {
+        if !stream.awaited.contains_key(&node) {
             return false;
         }
         let entries: Vec<LogEntry> = chunk.entries.into_iter().map(entry).collect();
-        // A reader that is this far behind is cut off: it may ask again from where it was.
-        let kept = entries.is_empty() || stream.chunks.try_send(entries).is_ok();
-        if chunk.end {
-            stream.awaited.retain(|n| *n != node);
+        let kept = entries.is_empty() || stream.push(node, entries);
+        if !kept {
+            stream.cut(node, now);
+        } else if chunk.end {
+            stream.awaited.remove(&node);
         }
-        if !kept || stream.awaited.is_empty() {
+        if stream.awaited.is_empty() {
             open.remove(&chunk.stream);
         }
         kept
     }
 
+    fn taken(&self, stream: u64, node: NodeId, bytes: usize) {
+        if let Some(stream) = self.open().get_mut(&stream) {
+            stream.taken(node, bytes);
+        }
+    }
+
     /// A node's session ended: nobody waits for it any more.
     pub(crate) fn node_left(&self, node: NodeId) {
         self.open().retain(|_, stream| {
-            stream.awaited.retain(|n| *n != node);
+            stream.awaited.remove(&node);
             !stream.awaited.is_empty()
         });
     }
@@ -125,29 +189,39 @@ impl Drop for Ending {
 }
 
 impl Hub {
-    /// Batches of entries from every connected node. Ends when all have told what they have, or
-    /// never when following. Within a node entries come in order; between nodes as they come.
+    /// Batches of entries from connected nodes. Ends when all have told what they have, or never
+    /// when following. Within a node entries come in order; between nodes as they come.
     pub fn logs(&self, query: LogQuery) -> impl Stream<Item = Vec<LogEntry>> + Send + use<> {
         let streams = self.logs_streams();
         let stream = streams.next.fetch_add(1, Ordering::Relaxed) + 1;
-        let (chunks, mut receiver) = mpsc::channel(CHUNKS_WAITING_MAX);
-        let ways = self.ways();
-        let awaited: Vec<NodeId> = ways.iter().map(|(node, _)| *node).collect();
+        let (chunks, mut receiver) = mpsc::unbounded_channel::<Chunk>();
+        let mut ways = self.ways();
+        if let Some(nodes) = &query.nodes {
+            ways.retain(|(node, _)| nodes.contains(node));
+        }
+        let awaited: BTreeMap<NodeId, usize> = ways.iter().map(|(node, _)| (*node, 0)).collect();
         if !awaited.is_empty() {
-            streams.open().insert(stream, OpenStream { chunks, awaited });
+            let share = WAITING_BYTES_MAX / awaited.len();
+            let of_node_max = share.max(WAITING_BYTES_OF_NODE_MIN);
+            let opened = OpenStream { chunks, awaited, waiting: 0, of_node_max };
+            streams.open().insert(stream, opened);
         }
         let request = request(stream, &query);
         for (node, way) in ways {
             let message =
                 wire::ServerMessage { message: Some(Message::LogRequest(request.clone())) };
             if way.try_send(Box::new(Ok(message))).is_err() {
-                streams.take(node, wire::LogChunk { stream, end: true, ..Default::default() });
+                let end = wire::LogChunk { stream, end: true, ..Default::default() };
+                streams.take(node, end, Timestamp::from_millis(self.now_ms()));
             }
         }
         let ending = Ending { hub: self.clone(), stream };
         futures_util::stream::poll_fn(move |cx| {
-            let _ = &ending;
-            receiver.poll_recv(cx)
+            receiver.poll_recv(cx).map(|chunk| {
+                let Chunk { node, bytes, entries } = chunk?;
+                ending.hub.logs_streams().taken(ending.stream, node, bytes);
+                Some(entries)
+            })
         })
     }
 }

@@ -10,9 +10,9 @@ use std::task::{Context, Poll};
 
 use futures_util::task::AtomicWaker;
 use futures_util::{Stream, StreamExt};
-use insula_model::NodeId;
 use insula_model::limits::REPORT_INSTANCES_MAX;
 use insula_model::observed::NodeReport;
+use insula_model::{NodeId, Timestamp};
 use insula_wire::facts::NodeFacts;
 use insula_wire::node as wire;
 use insula_wire::node::agent_message::Message as FromAgent;
@@ -178,7 +178,8 @@ impl Session {
             }
             Some(FromAgent::Log(chunk)) => {
                 let stream = chunk.stream;
-                if !self.hub.logs_streams().take(self.node, chunk) {
+                let now = Timestamp::from_millis(self.hub.now_ms());
+                if !self.hub.logs_streams().take(self.node, chunk, now) {
                     self.say(ToAgent::LogCancel(wire::LogCancel { stream }));
                 }
             }

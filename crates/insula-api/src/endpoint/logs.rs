@@ -3,8 +3,9 @@
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
 use insula_link::{LogEntry, LogQuery, LogSubject};
+use insula_model::build::BuildState;
 use insula_model::{AppId, BuildId, ComponentName, InstanceId, Timestamp};
-use insula_store::builds;
+use insula_store::{builds, instances};
 use insula_wire::problem::Code;
 use insula_wire::rest::log::{LogLine, SSE_END, SSE_LOG};
 
@@ -46,9 +47,16 @@ async fn of_app(cx: Cx) -> Result<Reply, ApiError> {
     cx.read(move |tx| apps::find(tx, org, id)).await?;
     let component: Option<ComponentName> = cx.query("component")?;
     let instance: Option<InstanceId> = cx.query("instance")?;
+    let place = match instance {
+        Some(id) => cx.read(move |tx| Ok(instances::get(tx, org, id)?)).await?,
+        None => None,
+    };
     let query = LogQuery {
         component: component.map(|name| name.to_string()),
         instance: instance.map(|id| id.to_string()),
+        // One that is gone may have been anywhere, and so may those of a whole app: rows go with the
+        // instances, logs stay. Whoever follows an app follows it to other nodes, too.
+        nodes: place.map(|instance| [instance.node].into()),
         ..query(&cx, LogSubject::App(id))?
     };
     answer(cx, query).await
@@ -57,8 +65,13 @@ async fn of_app(cx: Cx) -> Result<Reply, ApiError> {
 async fn of_build(cx: Cx) -> Result<Reply, ApiError> {
     let (org, id): (_, BuildId) = (cx.org_id()?, cx.param("build", "build")?);
     let found = cx.read(move |tx| Ok(builds::get(tx, org, id)?)).await?;
-    found.ok_or_else(|| ApiError::not_found("build"))?;
-    let query = query(&cx, LogSubject::Build(id))?;
+    let build = found.ok_or_else(|| ApiError::not_found("build"))?;
+    // Once it is done nothing says where it was, and what was tried before was elsewhere.
+    let nodes = match build.state {
+        BuildState::Running { node, attempt: 1 } => Some([node].into()),
+        _ => None,
+    };
+    let query = LogQuery { nodes, ..query(&cx, LogSubject::Build(id))? };
     answer(cx, query).await
 }
 
@@ -82,6 +95,7 @@ fn query(cx: &Cx, subject: LogSubject) -> Result<LogQuery, ApiError> {
         tail: Some(tail.unwrap_or(limits::LOG_TAIL_DEFAULT)),
         grep: grep.filter(|grep| !grep.is_empty()),
         follow: cx.flag("follow")?.unwrap_or(false),
+        nodes: None,
     })
 }
 

@@ -2,6 +2,7 @@
 
 mod bounds;
 mod fleet;
+mod logs;
 mod rig;
 
 use std::collections::BTreeMap;
@@ -302,6 +303,7 @@ async fn logs_come_from_every_node_and_end_when_all_have_told() {
         tail: Some(10),
         grep: None,
         follow: false,
+        nodes: None,
     };
     let mut lines = Box::pin(server.hub.logs(query));
     let ToAgent::LogRequest(asked) = agent.hear().await else { panic!("not asked") };
@@ -335,6 +337,7 @@ async fn a_reader_that_goes_away_is_told_to_the_nodes() {
         tail: None,
         grep: None,
         follow: true,
+        nodes: None,
     };
     let lines = server.hub.logs(query);
     let ToAgent::LogRequest(asked) = agent.hear().await else { panic!("not asked") };
