@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use insula_kit::metrics::Metrics;
 use insula_kit::tls::Credentials;
@@ -38,6 +39,8 @@ pub enum Ground {
     Apart,
 }
 
+/// Between looks for the node beside us. Visitors may be waiting, and it is one open of a file.
+const NEXT_LOOK: Duration = Duration::from_millis(50);
 /// Ids are shorter than a line.
 const NODE_ID_BYTES_MAX: u64 = 64;
 
@@ -61,6 +64,19 @@ impl Surroundings {
             *own = read_node(path);
         }
         *own
+    }
+
+    /// Whether it is known which node is beside us, if any.
+    pub(crate) fn is_settled(&self) -> bool {
+        !matches!(self.ground, Ground::Beside(_)) || self.own().is_some()
+    }
+
+    /// Ready once that is so. An agent writes the file when it begins, which may be after us: on
+    /// the first start of a machine, and on the first one after an upgrade.
+    pub(crate) async fn settled(&self) {
+        while !self.is_settled() {
+            tokio::time::sleep(NEXT_LOOK).await;
+        }
     }
 
     /// The ways of a table, for one look at the ground.
@@ -197,7 +213,9 @@ mod tests {
 
         let beside = Surroundings::new(Ground::Beside(file.clone()));
         assert_eq!(beside.compass(&table).way(&endpoint(node(1))), there(node(1)), "not yet");
+        assert!(!beside.is_settled());
         std::fs::write(&file, format!("{}\n", node(1))).unwrap();
+        assert!(beside.is_settled());
         let compass = beside.compass(&table);
         assert_eq!(compass.way(&endpoint(node(1))), here);
         assert_eq!(compass.way(&endpoint(node(2))), there(node(2)));
@@ -206,5 +224,19 @@ mod tests {
         let alone = Surroundings::new(Ground::Alone);
         assert_eq!(alone.compass(&table).way(&endpoint(node(3))), here);
         assert!(alone.compass(&table).relays().is_empty());
+        assert!(alone.is_settled() && apart.is_settled());
+    }
+
+    #[tokio::test]
+    async fn the_node_beside_is_found_when_its_agent_has_begun() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("node");
+        let beside = Surroundings::new(Ground::Beside(file.clone()));
+        let mut settled = std::pin::pin!(beside.settled());
+        let early = std::future::poll_fn(|cx| std::task::Poll::Ready(settled.as_mut().poll(cx)));
+        assert!(early.await.is_pending());
+        std::fs::write(&file, format!("{}\n", node(1))).unwrap();
+        settled.await;
+        assert_eq!(beside.own(), Some(node(1)));
     }
 }

@@ -83,6 +83,7 @@ async fn work(
     }
     let mut credentials = common.credentials.clone();
     let mut is_member = credentials.borrow_and_update().is_some();
+    let mut is_placed = common.surroundings.is_settled();
     let house = Rc::new(House {
         http1: HyperHttp1::new(&common.limits),
         http2: HyperHttp2::new(&common.limits),
@@ -108,6 +109,13 @@ async fn work(
             Ok(_) = credentials.wait_for(Option::is_some), if !is_member => {
                 is_member = true;
                 // From now on it can be felt how other nodes fare.
+                if let Some(table) = &table {
+                    edge.adopt(table, &common.ledger, &common.traffic);
+                }
+            }
+            () = common.surroundings.settled(), if !is_placed => {
+                is_placed = true;
+                // From now on it is known which instances are beside us.
                 if let Some(table) = &table {
                     edge.adopt(table, &common.ledger, &common.traffic);
                 }

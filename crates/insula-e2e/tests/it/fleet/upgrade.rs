@@ -122,3 +122,21 @@ fn state_moves_to_postgresql_and_back_while_visitors_ask() -> Result<()> {
     ensure_served(load, "moved there and back")?;
     Ok(())
 }
+
+/// What builds before fleets did not write: which node the data folder belongs to.
+#[test]
+fn a_data_folder_of_before_fleets_is_taken_over_with_what_runs() -> Result<()> {
+    let mut machine = Machine::start()?;
+    let source = app(1)?;
+    let url = story::url(&machine.deploy(source.path(), "app")?)?;
+    let drawn = machine.visit(&url, "/")?.text();
+    machine.end(rustix::process::Signal::TERM)?;
+    std::fs::remove_file(machine.data().join("node"))?;
+    machine.up()?;
+    wait_for("the app answers", MOMENT, || {
+        Ok(machine.visit(&url, "/").is_ok_and(|answer| answer.status == 200))
+    })?;
+    ensure!(machine.visit(&url, "/")?.text() == drawn, "it is the same process");
+    machine.deploy(source.path(), "app")?;
+    Ok(())
+}
