@@ -71,10 +71,6 @@ struct Flow {
 }
 
 #[derive(Debug)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "nearly all are apps' answers; a box would cost each"
-)]
 enum Source {
     /// Nothing, once it is sent.
     Page(Option<Bytes>),
