@@ -125,6 +125,8 @@ pub async fn serve(
 ) -> Result<(), ControlError> {
     let board = Arc::new(Board::default());
     let (elector, mut standing) = leader::Elector::new(cx.clone(), membership, Arc::clone(&board));
+    let term = standing.clone();
+    cx.hub.sure_while(move || shell::is_sure(&term.borrow()));
     let (lost, heard_of_loss) = mpsc::channel(1);
     let (end, ended) = oneshot::channel::<()>();
     let over = async move { _ = ended.await };

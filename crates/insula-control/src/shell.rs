@@ -317,6 +317,14 @@ fn store_failed(doing: &'static str, error: &(dyn std::error::Error + 'static)) 
     false
 }
 
+/// Whether this server leads, as far as it can be sure of it. A store that nobody shares always is.
+pub(crate) fn is_sure(standing: &Standing) -> bool {
+    match standing {
+        Standing::Leads(term) => term.is_sure(),
+        Standing::Unknown | Standing::Follows { .. } => false,
+    }
+}
+
 /// For as long as this server does not lead: what sessions still tell is nobody's business.
 pub(crate) async fn follow(
     cx: &Cx,

@@ -1,6 +1,6 @@
 //! Which server decides, and where the others are.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use insula_wire::node as wire;
 use tokio::sync::watch;
@@ -19,7 +19,28 @@ pub(crate) enum Leadership {
     Theirs(Option<Leader>),
 }
 
+/// Whether the term in which this server decides is sure at this moment.
+#[derive(Default)]
+pub(crate) struct Sure(OnceLock<Box<dyn Fn() -> bool + Send + Sync>>);
+
+impl std::fmt::Debug for Sure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(if self.0.get().is_some() { "Sure(asked)" } else { "Sure(always)" })
+    }
+}
+
 impl Hub {
+    /// From now on heartbeats are acknowledged only while this says so: an agent takes an
+    /// acknowledgement for the word of whoever leads, and a term can be over before this server was
+    /// told. It is asked at each. The first one counts, since a hub has one control plane.
+    pub fn sure_while(&self, sure: impl Fn() -> bool + Send + Sync + 'static) {
+        let _ = self.shared.sure.0.set(Box::new(sure));
+    }
+
+    pub(crate) fn is_sure(&self) -> bool {
+        self.shared.sure.0.get().is_none_or(|sure| sure())
+    }
+
     /// Where agents and gateways may go when this server is gone: now and when they connect.
     pub fn set_servers(&self, addresses: Vec<String>) {
         if **self.shared.servers.borrow() == addresses {

@@ -25,6 +25,7 @@ use crate::logs::LogStreams;
 use crate::reach::Reach;
 use crate::usage::{NodeUsage, Usage};
 
+use leading::Sure;
 pub(crate) use leading::{Leadership, OTHER_LEADS};
 pub use presence::Heard;
 pub(crate) use presence::Pulse;
@@ -57,6 +58,7 @@ pub(crate) struct Shared {
     routes: watch::Sender<Option<Arc<wire::RouteMessage>>>,
     servers: watch::Sender<Arc<Vec<String>>>,
     leadership: watch::Sender<Leadership>,
+    sure: Sure,
     began: Instant,
     clock: Arc<dyn Clock>,
     pub(crate) usage: Usage,
@@ -112,6 +114,7 @@ impl Hub {
             routes: watch::Sender::new(None),
             servers: watch::Sender::default(),
             leadership: watch::Sender::new(Leadership::Ours),
+            sure: Sure::default(),
             began: Instant::now(),
             clock,
             usage: Usage::default(),

@@ -1,5 +1,7 @@
 //! One certificate of a node is not enough to end the server's memory.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -101,4 +103,26 @@ async fn a_message_that_no_node_has_reason_to_send_ends_the_session() {
     agent.say(FromAgent::Report(wire::Report { document, sequence: 1 })).await;
     let gone = tokio::time::timeout(Duration::from_secs(30), server.inbound.recv()).await;
     assert!(matches!(gone.unwrap(), Some(Inbound::NodeGone { .. })));
+}
+
+#[tokio::test]
+async fn a_server_whose_term_may_be_over_acknowledges_no_heartbeat() {
+    let sure = Arc::new(AtomicBool::new(true));
+    let server = Server::start();
+    let asked = sure.clone();
+    server.hub.sure_while(move || asked.load(Ordering::SeqCst));
+    let mut agent = server.agent(hello()).await.unwrap();
+    agent.hear().await;
+    let beat = |sequence| FromAgent::Heartbeat(wire::Heartbeat { sequence });
+    agent.say(beat(1)).await;
+    assert!(matches!(agent.hear().await, ToAgent::HeartbeatAck(ack) if ack.sequence == 1));
+    sure.store(false, Ordering::SeqCst);
+    agent.say(beat(2)).await;
+    // Answered behind the heartbeat: nobody reads a log of that number.
+    let log = wire::LogChunk { stream: 77, ..Default::default() };
+    agent.say(FromAgent::Log(log)).await;
+    assert!(matches!(agent.hear().await, ToAgent::LogCancel(_)), "acknowledged all the same");
+    sure.store(true, Ordering::SeqCst);
+    agent.say(beat(3)).await;
+    assert!(matches!(agent.hear().await, ToAgent::HeartbeatAck(ack) if ack.sequence == 3));
 }
