@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 pub(crate) const ALIVE_TIME: Duration = Duration::from_secs(3);
 /// Living sessions that were thrown out, within the window, before it is called a contest.
 const TAKEOVERS_MAX: usize = 3;
-/// Agents that are refused come back after minutes.
+/// Agents that are refused come back within seconds, and as a lone node does: a contest is over once
+/// none has been refused for so long.
 const WINDOW: Duration = Duration::from_secs(15 * 60);
 /// Two machines are usual; more addresses say nothing more.
 const ADDRESSES_MAX: usize = 8;
