@@ -179,7 +179,7 @@ mod tests {
         for line in guide.lines().filter(|line| line.starts_with("insula ")) {
             let line = line.split("  #").next().unwrap_or(line).trim();
             // The binary's own.
-            let own = ["up", "down", "doctor", "server", "agent", "gateway", "backup"];
+            let own = ["up", "down", "doctor", "server", "agent", "gateway", "backup", "migrate"];
             if own.iter().any(|name| line.split(' ').nth(1) == Some(name)) {
                 continue;
             }
@@ -202,7 +202,8 @@ mod tests {
                 // A command that is named without what it takes counts as named.
                 let Some(name) = line.split(' ').nth(1) else { continue };
                 let ours = Command::augment_subcommands(clap::Command::new("insula"));
-                let own = ["up", "down", "doctor", "server", "agent", "gateway", "backup"];
+                let own =
+                    ["up", "down", "doctor", "server", "agent", "gateway", "backup", "migrate"];
                 if own.contains(&name) {
                     continue;
                 }

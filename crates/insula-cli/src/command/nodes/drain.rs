@@ -120,11 +120,11 @@ mod tests {
         };
         expect![[r#"
             These are started elsewhere first, then stopped here:
-              acme/shop web (ins_0000000004e0r20r40g2081040)
+              acme/shop web (ins_0000000001e40r2081040g2081)
             These are single, so they stop here before they start elsewhere:
-              acme/shop clock (ins_0000000009e0s0410820g41041)
+              acme/shop clock (ins_0000000001e81840g2081040g2)
             These stay until there is a place for them:
-              acme/big web (ins_000000000de0r61860r30c1g60): no node has 8GiB free: b 2GiB
+              acme/big web (ins_0000000001ec1r60r30c1g60r3): no node has 8GiB free: b 2GiB
         "#]]
         .assert_eq(&told(&preview));
         assert_eq!(told(&DrainPreview::default()), "Nothing runs there.\n");
