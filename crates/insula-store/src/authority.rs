@@ -39,3 +39,17 @@ pub fn put_once(tx: &mut Tx, ours: &Authority) -> Result<Authority, StoreError> 
     )?;
     Ok(get(tx)?.unwrap_or_else(|| ours.clone()))
 }
+
+/// Keeps its key under another seal. False if that authority is not the one that counts.
+pub fn reseal(tx: &mut Tx, certificate: &[u8], sealed_key: &[u8]) -> Result<bool, StoreError> {
+    let resealed = tx.execute(
+        "UPDATE authority SET sealed_key = ?2 WHERE id = 1 AND certificate = ?1",
+        params![certificate, sealed_key],
+    )?;
+    Ok(resealed > 0)
+}
+
+/// Forgets it: whoever it gave a certificate has to join again. False if there is none.
+pub fn forget(tx: &mut Tx) -> Result<bool, StoreError> {
+    Ok(tx.execute("DELETE FROM authority WHERE id = 1", &[])? > 0)
+}

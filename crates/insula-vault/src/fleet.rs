@@ -12,7 +12,7 @@ use insula_kit::pki::{
     Validity,
 };
 use insula_kit::random::Random;
-use insula_kit::seal::{Keyring, SealError, Sealed};
+use insula_kit::seal::{Keyring, SealError, Sealed, SecretBytes};
 use insula_kit::token::TokenHash;
 use insula_model::fleet::{Gateway, Join, JoinGrant, Member, Serial};
 use insula_model::node::{Architecture, Capacity, Duty, Node, NodeMode, Offer};
@@ -22,12 +22,17 @@ use insula_store::enrolments::{self, EnrolRefusal};
 use insula_store::joins::{self, JoinRefusal};
 use insula_store::{SecretHash, Store, StoreError, Tx, WriteError, authority, gateways, nodes};
 
+use crate::VaultError;
+
 /// A caller whose answer was lost asks again with the same token at once, not tomorrow.
 const ASK_AGAIN_TIME: Millis = Millis::secs(120);
 
 #[derive(Debug, thiserror::Error)]
 pub enum FleetError {
-    #[error("open the key of the fleet's authority: is it the master key of this fleet?")]
+    #[error(
+        "open the key of the fleet's authority: this master key is not the one of this fleet; \
+         servers that share a database have the same `master.key`"
+    )]
     Sealed(#[source] SealError),
     #[error("use the fleet's authority")]
     Pki(#[from] PkiError),
@@ -227,10 +232,23 @@ fn open_or_make(
             authority::put_once(tx, &ours)?
         }
     };
-    let sealed = Sealed::from_bytes(kept.sealed_key).map_err(FleetError::Sealed)?;
-    let place = key_place(Fingerprint::of(&kept.certificate));
-    let key = master.open(&place, &sealed).map_err(FleetError::Sealed)?;
+    let key = open_key(master, &kept).map_err(FleetError::Sealed)?;
     Ok(Authority::from_parts(kept.certificate, &key)?)
+}
+
+fn open_key(master: &Keyring, kept: &authority::Authority) -> Result<SecretBytes, SealError> {
+    let sealed = Sealed::from_bytes(kept.sealed_key.clone())?;
+    master.open(&key_place(Fingerprint::of(&kept.certificate)), &sealed)
+}
+
+/// Seals the authority's key with the newest master key. Certificates stay as they are.
+pub(crate) fn reseal(tx: &mut Tx, master: &Keyring, random: &dyn Random) -> Result<(), VaultError> {
+    let Some(kept) = authority::get(tx)? else { return Ok(()) };
+    let key = open_key(master, &kept).map_err(VaultError::Authority)?;
+    let place = key_place(Fingerprint::of(&kept.certificate));
+    let sealed = master.seal(&place, key.expose(), random);
+    authority::reseal(tx, &kept.certificate, sealed.as_bytes())?;
+    Ok(())
 }
 
 /// Certificates of before this moment have ended.

@@ -40,6 +40,8 @@ pub enum VaultError {
     KeyLost { org: OrgId, key: KeyId },
     #[error("the secret {name} of {org} is not UTF-8")]
     Text { org: OrgId, name: VariableName },
+    #[error("open the key of the fleet's authority: is it the master key of this fleet?")]
+    Authority(#[source] SealError),
     #[error(transparent)]
     Write(#[from] WriteError),
 }
@@ -137,8 +139,8 @@ pub fn reseal_some(
     Ok(true)
 }
 
-/// Wraps every org's data keys with the newest master key. What it opens them with stands in the
-/// ring as an older one.
+/// Wraps every org's data keys, and the key of the fleet's authority, with the newest master key.
+/// What it opens them with stands in the ring as an older one. Answers how many keys orgs have.
 pub fn rewrap_all(tx: &mut Tx, master: &Keyring, random: &dyn Random) -> Result<usize, VaultError> {
     let keys = data_keys::list_any_org(tx)?;
     for row in &keys {
@@ -146,6 +148,7 @@ pub fn rewrap_all(tx: &mut Tx, master: &Keyring, random: &dyn Random) -> Result<
         let wrapped = key.seal_under(master.current(), &key_place(row.org, row.id), random);
         data_keys::rewrap(tx, row.org, row.id, wrapped.as_bytes())?;
     }
+    fleet::reseal(tx, master, random)?;
     Ok(keys.len())
 }
 

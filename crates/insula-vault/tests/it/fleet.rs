@@ -26,8 +26,16 @@ struct House {
     _folder: tempfile::TempDir,
 }
 
+fn key(n: u8) -> Key {
+    Key::from_bytes(&SecretBytes::new(vec![n; 32])).unwrap()
+}
+
 fn master(n: u8) -> Arc<Keyring> {
-    Arc::new(Keyring::new(Key::from_bytes(&SecretBytes::new(vec![n; 32])).unwrap()))
+    Arc::new(Keyring::new(key(n)))
+}
+
+fn server(n: u8) -> ServerId {
+    ServerId::from_parts(Timestamp::from_millis(1), [n; 10])
 }
 
 fn node(n: u8) -> NodeId {
@@ -289,4 +297,67 @@ async fn a_tokens_name_and_site_count_and_a_taken_name_is_not_given_twice() {
     let token = house.invite(named("alpha")).await;
     let two = registrar.join(newcomer(&token, Member::Node(node(2)), None)).await.unwrap();
     assert_ne!(two.name.unwrap().to_string(), "alpha");
+}
+
+#[tokio::test]
+async fn another_master_key_opens_the_same_authority_and_the_old_one_none() {
+    let house = House::new();
+    let before = house.registrar().await;
+    let ring = Keyring::new(key(2)).with_older(key(1));
+    let rewrap = move |tx: &mut insula_store::Tx| {
+        insula_vault::rewrap_all(tx, &ring, &SystemRandom::new()).map(drop)
+    };
+    house.store.write(rewrap).await.unwrap();
+    let after = house.open(master(2)).await.unwrap();
+    assert_eq!(after.fingerprint(), before.fingerprint());
+    let refused = house.open(master(1)).await.unwrap_err();
+    assert!(matches!(refused, FleetError::Sealed(_)), "{refused}");
+    assert!(refused.to_string().contains("master.key"), "{refused}");
+    // Who was given a certificate before is as good a member as who gets one now.
+    let one = before.identity_of_server(server(1)).await.unwrap();
+    let other = after.identity_of_server(server(2)).await.unwrap();
+    assert_eq!(one.authorities, other.authorities);
+}
+
+#[tokio::test]
+async fn who_is_on_a_servers_machine_needs_no_token_and_gets_one_certificate_after_another() {
+    let house = House::new();
+    let registrar = house.registrar().await;
+    let beside = |member| Newcomer {
+        voucher: Voucher::Machine,
+        member,
+        name: None,
+        version: "0.1.0".into(),
+        key: KeyPair::generate().public_key(),
+    };
+    let gateway = GatewayId::from_parts(Timestamp::from_millis(1), [1; 10]);
+    let first = registrar.join(beside(Member::Gateway(gateway))).await.unwrap();
+    let next = registrar.join(beside(Member::Gateway(gateway))).await.unwrap();
+    assert_eq!((first.serial, next.serial), (Serial(1), Serial(2)));
+    let rows = house.read(gateways::list).await;
+    assert_eq!(rows.len(), 1, "nodes let in whom this names");
+    // A node's row comes with its first hello.
+    registrar.join(beside(Member::Node(node(1)))).await.unwrap();
+    assert!(house.read(move |tx| nodes::get(tx, node(1))).await.is_none());
+}
+
+#[tokio::test]
+async fn who_may_open_a_socket_cannot_become_a_member_of_elsewhere_or_a_removed_one() {
+    let house = House::new();
+    let registrar = house.registrar().await;
+    let token = house.invite(JoinGrant::Gateway).await;
+    let elsewhere = Member::Gateway(GatewayId::from_parts(Timestamp::from_millis(1), [1; 10]));
+    let joined = registrar.join(newcomer(&token, elsewhere, None)).await.unwrap();
+    registrar.check(elsewhere, joined.serial).await.unwrap();
+    let thief = Newcomer { voucher: Voucher::Machine, ..newcomer(&token, elsewhere, None) };
+    let refused = registrar.join(thief).await.unwrap_err();
+    assert!(matches!(refused, FleetError::Enrol(EnrolRefusal::Present { .. })), "{refused}");
+    registrar.check(elsewhere, joined.serial).await.unwrap();
+
+    let removed = Member::Node(node(9));
+    let now = Timestamp::from_millis(NOW);
+    house.store.write(move |tx| enrolments::revoke(tx, removed, now)).await.unwrap();
+    let back = Newcomer { voucher: Voucher::Machine, ..newcomer(&token, removed, None) };
+    let refused = registrar.join(back).await.unwrap_err();
+    assert!(matches!(refused, FleetError::Enrol(EnrolRefusal::Revoked { .. })), "{refused}");
 }
