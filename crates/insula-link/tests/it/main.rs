@@ -1,5 +1,6 @@
 //! The protocol over real Unix sockets, with real clients.
 
+mod beside;
 mod bounds;
 mod fleet;
 mod logs;
