@@ -6,8 +6,8 @@
 
 use std::time::{Duration, Instant};
 
-use insula_model::{Millis, Timestamp};
-use insula_store::{Tx, WriteError, servers};
+use insula_model::{Millis, ServerId, Timestamp};
+use insula_store::{StoreError, Tx, WriteError, servers};
 use tracing::warn;
 
 use crate::Cx;
@@ -35,15 +35,24 @@ pub(crate) async fn run(cx: &Cx, fence: Fence, board: &Board) {
 }
 
 async fn pass(cx: &Cx, fence: Fence, now: Timestamp) -> Result<Pass, WriteError> {
-    let before = Timestamp::from_millis(now.as_millis().saturating_sub_unsigned(SERVER_KEPT.0));
-    let known = cx.store.read(servers::list).await?;
     let mut pass = Pass::default();
-    if known.iter().any(|server| server.seen < before) {
+    // By the clock of the store, which is the one that they said it by.
+    let gone = cx.store.read(move |tx| gone(tx, now)).await?;
+    if !gone.is_empty() {
         let forget = move |tx: &mut Tx| {
             fence.check(tx)?;
-            Ok::<_, WriteError>(servers::forget_old(tx, before)?)
+            let gone = self::gone(tx, now)?;
+            gone.iter().try_for_each(|server| servers::forget(tx, *server))?;
+            Ok::<_, WriteError>(gone.len())
         };
         pass.did("server forgotten", cx.store.write(forget).await?);
     }
     Ok(pass)
+}
+
+fn gone(tx: &Tx, now: Timestamp) -> Result<Vec<ServerId>, StoreError> {
+    let kept = servers::fresh(tx, now, SERVER_KEPT)?;
+    let mut gone: Vec<ServerId> = servers::list(tx)?.iter().map(|server| server.id).collect();
+    gone.retain(|id| kept.iter().all(|server| server.id != *id));
+    Ok(gone)
 }

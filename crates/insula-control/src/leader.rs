@@ -29,7 +29,8 @@ const ATTEMPT: Duration = Duration::from_millis(500);
 const SAY_HERE: Duration = Duration::from_secs(5);
 /// Likewise of one that nobody listens to: only so that it is not taken for dead.
 const SAY_HERE_ALONE: Duration = Duration::from_secs(600);
-/// A server that was silent for longer is not offered to agents any more.
+/// A server that was silent for longer, by the clock that they share, is not offered to agents any
+/// more, nor shown.
 const SERVER_FRESH: Millis = Millis::secs(20);
 /// For the store to take the lease back at the end. Others get it soon enough without.
 const RELEASE_TIME_MAX: Duration = Duration::from_secs(2);
@@ -83,12 +84,9 @@ impl Term {
     }
 }
 
-/// Where agents may go: of the servers that said lately that they are there. Their words are compared
-/// with each other's, not with our clock.
+/// Where agents may go.
 fn addresses(servers: &[Server]) -> Vec<String> {
-    let newest = servers.iter().map(|server| server.seen).max();
-    let fresh = |server: &&Server| newest.is_some_and(|at| at.since(server.seen) <= SERVER_FRESH);
-    let addresses = servers.iter().filter(fresh).filter_map(|server| server.fleet);
+    let addresses = servers.iter().filter_map(|server| server.fleet);
     addresses.map(|fleet| fleet.to_string()).collect()
 }
 
@@ -269,18 +267,22 @@ impl Elector {
             return Ok(());
         }
         self.said_here = Some(Instant::now());
-        let server = self.server();
-        let wait = if self.membership.alone { SAY_HERE_ALONE } else { Duration::ZERO };
+        let (server, alone) = (self.server(), self.membership.alone);
+        let wait = if alone { SAY_HERE_ALONE } else { Duration::ZERO };
         let write = self.wrote_here.is_none_or(|at| at.elapsed() >= wait);
         if write {
             self.wrote_here = Some(Instant::now());
         }
         let store = &self.cx.store;
         let say = async move {
+            let (ours, now) = (server.clone(), server.seen);
             if write {
                 store.write(move |tx| servers::say_here(tx, &server)).await?;
             }
-            store.read(servers::list).await
+            if alone {
+                return Ok::<_, StoreError>(vec![ours]);
+            }
+            store.read(move |tx| servers::fresh(tx, now, SERVER_FRESH)).await
         };
         let Ok(listed) = tokio::time::timeout(ATTEMPT, say).await else { return Ok(()) };
         let listed = listed?;
@@ -319,31 +321,5 @@ impl Elector {
 
     fn now(&self) -> Timestamp {
         Timestamp::from_millis(self.cx.clock.now_ms())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use insula_model::ID_RANDOM_BYTES;
-
-    use super::*;
-
-    #[test]
-    fn agents_are_sent_to_servers_that_were_seen_lately_and_have_an_address() {
-        let server = |n: u8, port: Option<u16>, seen: i64| Server {
-            id: ServerId::from_parts(Timestamp::from_millis(1), [n; ID_RANDOM_BYTES]),
-            fleet: port.map(|port| ([10, 0, 0, n], port).into()),
-            version: "0".to_owned(),
-            seen: Timestamp::from_millis(seen),
-        };
-        let now = 1_000_000;
-        let servers = [
-            server(1, Some(7), now),
-            server(2, Some(7), now - SERVER_FRESH.0 as i64),
-            server(3, Some(7), now - SERVER_FRESH.0 as i64 - 1),
-            server(4, None, now),
-        ];
-        assert_eq!(addresses(&servers), ["10.0.0.1:7", "10.0.0.2:7"]);
-        assert_eq!(addresses(&[]), [""; 0]);
     }
 }

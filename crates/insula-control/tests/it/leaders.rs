@@ -138,3 +138,21 @@ async fn one_that_is_alone_does_not_wait_for_the_lease_of_its_dead_predecessor()
     assert_eq!(plane.leads().await, before.epoch + 1);
     plane.ends().await;
 }
+
+#[tokio::test]
+async fn a_server_that_was_killed_is_neither_shown_nor_offered() {
+    let ground = Ground::new();
+    let mut killed = Plane::starts(&ground, 1, false);
+    killed.leads().await;
+    killed.task.abort();
+    _ = killed.task.await;
+    // Long enough for its word to be old, and not for its row to be swept away.
+    let later = BEGIN.as_millis() + 21_000;
+    let mut next = Plane::starts_at(&ground, 2, false, later);
+    next.leads().await;
+    let shown = next.status.wait_for(|status| !status.servers.is_empty());
+    let shown = tokio::time::timeout(PATIENCE, shown).await.expect("no status").unwrap().clone();
+    let shown: Vec<ServerId> = shown.servers.iter().map(|server| server.id).collect();
+    assert_eq!(shown, [server(2)]);
+    next.ends().await;
+}
