@@ -220,7 +220,7 @@ impl Sim {
 
     pub fn deploy_this(&mut self, app: AppId, behaviour: Behaviour, wall: Timestamp) {
         let spec = self.spec(app);
-        let unique = self.chance.next();
+        let unique = self.chance.draw();
         let steps = match self.chance.below(if self.round.is_rough() { 6 } else { 1 }) {
             0..=3 => Vec::new(),
             4 => vec![step("compile")],

@@ -169,7 +169,7 @@ impl Sim {
     }
 
     fn begin_term(&mut self, s: usize, epoch: u64, sure_until: u64) {
-        let random = Arc::new(SeededRandom::new(self.chance.next()));
+        let random = Arc::new(SeededRandom::new(self.chance.draw()));
         let settings = Settings::new(self.suffix.clone());
         let core = Core::new(settings, random, self.store.snapshot(), self.clocks(s));
         self.trace.tell(self.now, || format!("server {s} leads, epoch {epoch}"));
