@@ -4,7 +4,7 @@
 //! is no certificate on it either, so enrolling again is what renewing is elsewhere.
 
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use insula_kit::pki::PublicKey;
@@ -94,6 +94,26 @@ pub(crate) struct BesideService {
     pub(crate) role: &'static str,
     /// Nothing: this server has no fleet.
     pub(crate) registry: Option<Arc<dyn Registry>>,
+    /// Whom this socket gave a certificate since the server began. One agent or gateway is beside a
+    /// server; a gateway that strangers' bytes took over must not enrol any number of others.
+    pub(crate) first: Mutex<Option<Member>>,
+}
+
+impl BesideService {
+    /// The member is the one that this socket is for, until it is removed from the fleet. Says who
+    /// was before.
+    fn be_first(&self, member: Member) -> Result<Option<Member>, Status> {
+        let mut first = self.first.lock().unwrap_or_else(PoisonError::into_inner);
+        match *first {
+            Some(known) if known != member && !self.hub.is_expelled(known) => {
+                Err(Status::permission_denied(format!(
+                    "{known} joined by this socket, and one {} does: remove it from the fleet first",
+                    self.role
+                )))
+            }
+            Some(_) | None => Ok(first.replace(member)),
+        }
+    }
 }
 
 #[tonic::async_trait]
@@ -109,8 +129,12 @@ impl wire::join_server::Join for BesideService {
         version::check("program", &asked.version, asked.protocol)?;
         let newcomer = without_token(asked, self.role)?;
         let member = newcomer.member;
+        let before = self.be_first(member).inspect_err(|refusal| {
+            warn!(%member, refusal = refusal.message(), "another wants to be the one on this machine");
+        })?;
         let admission = registry.admit(newcomer).await.inspect_err(|refusal| {
             warn!(%member, %refusal, "who is on this machine was refused");
+            *self.first.lock().unwrap_or_else(PoisonError::into_inner) = before;
         })?;
         info!(%member, "who is on this machine has a certificate");
         Ok(Response::new(reply(&self.hub, admission)))

@@ -2,7 +2,7 @@
 //! system's decision (the gateway's user opens the edge's and nothing else), and all of them on the
 //! fleet's port, where certificates decide.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use insula_kit::tls::{ALPN_H2, Acceptor, ClientCertificates, Credentials};
@@ -139,8 +139,13 @@ fn join_beside(
     role: &'static str,
     registry: Option<Arc<dyn Registry>>,
 ) -> wire::join_server::JoinServer<BesideService> {
-    wire::join_server::JoinServer::new(BesideService { hub, role, registry })
-        .max_decoding_message_size(JOIN_LEN_MAX)
+    wire::join_server::JoinServer::new(BesideService {
+        hub,
+        role,
+        registry,
+        first: Mutex::default(),
+    })
+    .max_decoding_message_size(JOIN_LEN_MAX)
 }
 
 fn node_service(

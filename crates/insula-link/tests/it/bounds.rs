@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
+use insula_kit::pki::KeyPair;
 use insula_link::{Inbound, Secrets};
 use insula_model::fleet::Member;
 use insula_model::{Generation, OrgId, Timestamp};
@@ -15,7 +16,7 @@ use insula_wire::node::server_message::Message as ToAgent;
 use tonic::Code;
 use tonic::transport::Channel;
 
-use crate::rig::{Port, node, session};
+use crate::rig::{Port, book, gateway, node, session};
 use crate::{PATIENCE, Server, build_of, hello, target};
 
 fn org() -> OrgId {
@@ -125,4 +126,29 @@ async fn a_server_whose_term_may_be_over_acknowledges_no_heartbeat() {
     sure.store(true, Ordering::SeqCst);
     agent.say(beat(3)).await;
     assert!(matches!(agent.hear().await, ToAgent::HeartbeatAck(ack) if ack.sequence == 3));
+}
+
+#[tokio::test]
+async fn a_socket_of_this_machine_enrols_one_gateway_and_the_next_once_that_is_removed() {
+    let server = Server::with(Some(book()));
+    let channel = server.channel("edge").await;
+    let mut client = wire::join_client::JoinClient::new(channel);
+    let mut enrol = async |n| {
+        let (key, id) = (KeyPair::generate(), gateway(n).to_string());
+        let asked = wire::EnrolRequest {
+            role: "gateway".into(),
+            proof: key.sign(&wire::join_proof("", &id)),
+            id,
+            public_key: key.public_key().as_bytes().to_vec(),
+            version: "0".into(),
+            protocol: wire::PROTOCOL,
+            ..Default::default()
+        };
+        client.enrol(asked).await.map(|_| ()).map_err(|refused| refused.code())
+    };
+    assert_eq!(enrol(1).await, Ok(()));
+    assert_eq!(enrol(2).await, Err(Code::PermissionDenied));
+    assert_eq!(enrol(1).await, Ok(()), "it may have lost its certificate");
+    server.hub.expel(Member::Gateway(gateway(1)));
+    assert_eq!(enrol(2).await, Ok(()));
 }
