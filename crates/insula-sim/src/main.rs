@@ -45,7 +45,7 @@ struct Sum {
 }
 
 fn main() -> ExitCode {
-    match wanted().and_then(|wanted| Ok(run(&wanted))) {
+    match wanted().map(|wanted| run(&wanted)) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
