@@ -5,6 +5,7 @@ mod doctor;
 mod down;
 mod hidden;
 mod kept;
+mod parse;
 mod role;
 mod supervise;
 mod up;
@@ -61,7 +62,7 @@ fn main() -> ExitCode {
     if let Some(code) = hidden::dispatch() {
         return code;
     }
-    let parsed = match Insula::try_parse() {
+    let parsed = match parse::parse() {
         Ok(parsed) => parsed,
         Err(error) => {
             let _ = error.print();

@@ -19,7 +19,8 @@ pub struct Args {
     /// The data folder
     #[arg(long, env = "INSULA_DATA", value_name = "DIR")]
     data: Option<PathBuf>,
-    /// A server of the fleet, HOST:PORT; more with commas. Others are learnt from it
+    /// A server of the fleet, HOST:PORT; more with commas. Others are learnt from it [default: the
+    /// one on this machine]
     #[arg(long, value_delimiter = ',', value_name = "HOST:PORT")]
     server: Vec<String>,
     /// What `insula nodes token` printed: needed once, to join

@@ -16,15 +16,12 @@ use http::request::Parts;
 use insula_api::{Deciding, LeaderAway};
 use insula_control::{Leadership, NodeBlobs, Status};
 use insula_kit::clock::Clock;
-use insula_kit::random::Random;
-use insula_kit::seal::Keyring;
 use insula_kit::tls::{ALPN_H2, Connector, Credentials};
 use insula_link::apart;
 use insula_link::registry::Registry;
 use insula_link::serve::{self, Fleet};
 use insula_link::{Answer, Answering, Answers, Hub, Leader, Question};
 use insula_model::ServerId;
-use insula_store::Store;
 use insula_vault::fleet::Registrar;
 use insula_wire::rest::status::Reconciler;
 use tokio::net::{TcpListener, UnixListener};
@@ -37,10 +34,8 @@ const WAITS_SHOWN_MAX: usize = 5;
 
 #[derive(Debug)]
 pub struct House {
-    pub store: Store,
-    pub keys: Arc<Keyring>,
+    pub registrar: Registrar,
     pub clock: Arc<dyn Clock>,
-    pub random: Arc<dyn Random>,
     pub hub: Hub,
     pub blobs: Arc<NodeBlobs>,
     pub api: insula_api::Server,
@@ -55,7 +50,6 @@ pub struct House {
 #[derive(Debug)]
 pub struct OpenHouse {
     house: House,
-    registrar: Registrar,
     fleet: Option<OpenFleet>,
 }
 
@@ -67,10 +61,7 @@ struct OpenFleet {
 
 impl House {
     pub async fn open(self) -> anyhow::Result<OpenHouse> {
-        let (store, keys) = (self.store.clone(), Arc::clone(&self.keys));
-        let (random, clock) = (Arc::clone(&self.random), Arc::clone(&self.clock));
-        let registrar = Registrar::open(store, keys, random, clock);
-        let registrar = registrar.await.context("open the fleet's authority")?;
+        let registrar = &self.registrar;
         self.said.set_fingerprint(registrar.fingerprint().to_string());
         let fleet = match self.listen {
             None => None,
@@ -83,7 +74,7 @@ impl House {
                 Some(OpenFleet { listener, credentials })
             }
         };
-        Ok(OpenHouse { house: self, registrar, fleet })
+        Ok(OpenHouse { house: self, fleet })
     }
 }
 
@@ -97,8 +88,8 @@ impl OpenHouse {
         edges: UnixListener,
         stop: impl Future<Output = ()> + Clone,
     ) -> anyhow::Result<()> {
-        let Self { house, registrar, fleet } = self;
-        let House { hub, said, id, .. } = &house;
+        let Self { house, fleet } = self;
+        let House { hub, said, id, registrar, .. } = &house;
         let connector = fleet.as_ref().map(|fleet| Connector::new(&fleet.credentials, ALPN_H2));
         let follow = follow(hub.clone(), said.clone(), *id, connector, leadership);
         let tell = tell(said.clone(), house.advertise, status);
@@ -120,7 +111,7 @@ impl OpenHouse {
             };
             tokio::select! {
                 served = apart::fleet(fleet, listener, stop.clone()) => served,
-                () = renew(registrar, *id, credentials) => Ok(()),
+                () = renew(registrar.clone(), *id, credentials) => Ok(()),
             }
         };
         tokio::select! {

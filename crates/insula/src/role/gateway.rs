@@ -22,11 +22,12 @@ pub struct Args {
     /// Where visitors come in
     #[arg(long, default_value = "127.0.0.1:8080", value_name = "ADDR")]
     listen: SocketAddr,
-    /// Servers of the fleet, if the server is on another machine: HOST:PORT, joined by commas
+    /// A server of the fleet, HOST:PORT; more with commas. Others are learnt from it [default: the
+    /// one on this machine]
     #[arg(long, value_delimiter = ',', value_name = "HOST:PORT")]
     server: Vec<String>,
-    /// What `insula nodes token --for gateway` printed; needed once
-    #[arg(long, env = "INSULA_JOIN_TOKEN", hide_env_values = true)]
+    /// What `insula nodes token --for gateway` printed: needed once, to join
+    #[arg(long, env = "INSULA_JOIN_TOKEN", hide_env_values = true, value_name = "TOKEN")]
     token: Option<String>,
     /// How to log
     #[arg(long, value_enum, default_value = "auto")]

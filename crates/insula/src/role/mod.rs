@@ -10,6 +10,7 @@ pub mod master_key;
 pub mod migrate;
 mod resolver;
 pub mod server;
+mod store;
 
 use std::process::ExitCode;
 use std::time::{Duration, Instant};

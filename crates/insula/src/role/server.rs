@@ -23,6 +23,7 @@ use insula_link::Hub;
 use insula_model::{HostName, ID_RANDOM_BYTES, ServerId, Timestamp};
 use insula_plan::Rules;
 use insula_store::Store;
+use insula_vault::fleet::Registrar;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
@@ -135,9 +136,10 @@ async fn run_server(args: Args, shutdown: Shutdown) -> anyhow::Result<()> {
         database: args.database.or(kept.database),
         blobs: args.blobs.asked()?.or(kept.blobs),
     };
-    let config = kept.store(&data)?;
-    let store = tokio::task::spawn_blocking(move || Store::open(config)).await?;
-    let store = store.context("open the store")?;
+    let store = tokio::select! {
+        store = super::store::open(kept.store(&data)?) => store?,
+        _ = shutdown.requested() => return Ok(()),
+    };
     let mut keys = Keyring::new(master_key(&data, &store, random.as_ref()).await?);
     if data.next_master_key().exists() {
         // A rotation was interrupted: some keys are sealed with one, some with the other.
@@ -145,6 +147,11 @@ async fn run_server(args: Args, shutdown: Shutdown) -> anyhow::Result<()> {
             .with_older(Key::load(&data.next_master_key()).context("open the next master key")?);
     }
     let keys = Arc::new(keys);
+    // Before anything is written: a server with the key of another fleet must not touch this one.
+    let registrar = Registrar::open(store.clone(), keys.clone(), random.clone(), clock.clone());
+    let registrar = registrar
+        .await
+        .with_context(|| format!("use {} with this database", data.master_key().display()))?;
     let blobs = Blobs::open(super::blobs::config(&data, kept.blobs)).context("open the blobs")?;
     blobs.probe().await.context("ask the blob store")?;
     let (hub, inbound) = Hub::new();
@@ -195,10 +202,8 @@ async fn run_server(args: Args, shutdown: Shutdown) -> anyhow::Result<()> {
     let api = insula_api::Server::new(config, state, shutdown.clone());
     let lent = Arc::new(NodeBlobs(blobs.clone()));
     let house = fleet::House {
-        store: store.clone(),
-        keys: keys.clone(),
+        registrar,
         clock: clock.clone(),
-        random: random.clone(),
         hub: hub.clone(),
         blobs: lent.clone(),
         api: api.clone(),
