@@ -45,23 +45,22 @@ impl BlobStore for NoBlobs {
 }
 
 /// An agent with a session: the protocol's own client.
-struct Agent {
+pub struct Agent {
     sender: mpsc::Sender<wire::AgentMessage>,
     answers: Streaming<wire::ServerMessage>,
 }
 
 impl Agent {
     async fn join(stage: &Stage) -> Self {
-        let socket = stage.folder().join("node.sock");
+        Self::join_at(&stage.hub, stage.folder(), 1).await
+    }
+
+    /// At the hub of any server.
+    pub async fn join_at(hub: &Hub, folder: &std::path::Path, n: u8) -> Self {
+        let socket = folder.join(format!("node-{n}.sock"));
         let listener = UnixListener::bind(&socket).unwrap();
         let blobs = std::sync::Arc::new(NoBlobs);
-        tokio::spawn(serve::nodes(
-            stage.hub.clone(),
-            blobs,
-            None,
-            listener,
-            std::future::pending(),
-        ));
+        tokio::spawn(serve::nodes(hub.clone(), blobs, None, listener, std::future::pending()));
         let connector = tower::service_fn(move |_| {
             let socket = socket.clone();
             async move { Ok::<_, std::io::Error>(TokioIo::new(UnixStream::connect(socket).await?)) }
@@ -71,8 +70,8 @@ impl Agent {
         let offer = crate::deploy::offer();
         let facts = NodeFacts { offer, relay: None, clock: None, site: None };
         let hello = wire::Hello {
-            node: NodeId::from_parts(Timestamp::from_millis(1), [1; 10]).to_string(),
-            name: "one".into(),
+            node: NodeId::from_parts(Timestamp::from_millis(1), [n; 10]).to_string(),
+            name: format!("node-{n}"),
             version: "0.1.0".into(),
             protocol: wire::PROTOCOL,
             facts: serde_json::to_string(&facts).unwrap(),
@@ -85,16 +84,16 @@ impl Agent {
         let answers = client.session(ReceiverStream::new(receiver)).await.unwrap().into_inner();
         let mut agent = Self { sender, answers };
         assert!(matches!(agent.hear().await, ToAgent::Welcome(_)));
-        wait_for(&stage.hub).await;
+        wait_for(hub, n).await;
         agent
     }
 
-    async fn hear(&mut self) -> ToAgent {
+    pub async fn hear(&mut self) -> ToAgent {
         let answer = tokio::time::timeout(PATIENCE, self.answers.next()).await.unwrap();
         answer.unwrap().unwrap().message.unwrap()
     }
 
-    async fn asked_for_logs(&mut self) -> wire::LogRequest {
+    pub async fn asked_for_logs(&mut self) -> wire::LogRequest {
         loop {
             if let ToAgent::LogRequest(request) = self.hear().await {
                 return request;
@@ -102,7 +101,20 @@ impl Agent {
         }
     }
 
-    async fn say(&self, stream: u64, lines: &[(i64, &str)], end: bool) {
+    /// The reader's end is noticed when there is something to write, or at the next comment.
+    pub async fn is_told_to_stop(&mut self, stream: u64) {
+        loop {
+            self.say(stream, &[(2, "two")], false).await;
+            let heard = tokio::time::timeout(Duration::from_millis(20), self.answers.next()).await;
+            let heard = heard.ok().flatten().and_then(|heard| heard.ok()?.message);
+            if let Some(ToAgent::LogCancel(cancel)) = heard {
+                assert_eq!(cancel.stream, stream);
+                return;
+            }
+        }
+    }
+
+    pub async fn say(&self, stream: u64, lines: &[(i64, &str)], end: bool) {
         let entries = lines.iter().map(|(at_ms, line)| wire::LogEntry {
             at_ms: *at_ms,
             instance: "ins_x".into(),
@@ -119,9 +131,10 @@ impl Agent {
 }
 
 /// The session is known to the hub by the time of the welcome, or a moment later.
-async fn wait_for(hub: &Hub) {
+async fn wait_for(hub: &Hub, n: u8) {
+    let node = NodeId::from_parts(Timestamp::from_millis(1), [n; 10]);
     let joined = async {
-        while hub.nodes_connected().is_empty() {
+        while !hub.nodes_connected().contains(&node) {
             tokio::task::yield_now().await;
         }
     };
@@ -165,16 +178,7 @@ async fn a_log_is_followed_until_its_reader_goes_away() {
     let (name, _, data) = following.next().await.unwrap();
     assert_eq!((name.as_str(), &data["line"]), ("log", &json!("one\nevent: end\n\n")));
     drop(following);
-    loop {
-        // The reader's end is noticed when there is something to write, or at the next comment.
-        agent.say(asked.stream, &[(2, "two")], false).await;
-        let heard = tokio::time::timeout(Duration::from_millis(20), agent.answers.next()).await;
-        let heard = heard.ok().flatten().and_then(|heard| heard.ok()?.message);
-        if let Some(ToAgent::LogCancel(cancel)) = heard {
-            assert_eq!(cancel.stream, asked.stream);
-            break;
-        }
-    }
+    agent.is_told_to_stop(asked.stream).await;
 }
 
 #[tokio::test]

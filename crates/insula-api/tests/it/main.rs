@@ -6,6 +6,7 @@ mod archive;
 mod body;
 mod deploy;
 mod first;
+mod follower;
 mod hostile;
 mod idempotency;
 mod log;

@@ -35,6 +35,9 @@ pub struct Stage {
     pub clock: TestClock,
     pub master: Arc<Keyring>,
     pub view: watch::Sender<insula_plan::View>,
+    pub fleet: insula_api::Fleet,
+    config: ApiConfig,
+    state: ApiState,
     shutdown: Shutdown,
     /// Kept, so that the hub has somebody to tell.
     _inbound: insula_link::Inbox,
@@ -116,7 +119,23 @@ impl With {
     }
 }
 
+/// Another server on the same store, without a port of its own.
+pub struct Other {
+    pub server: Server,
+    pub hub: Hub,
+    pub fleet: insula_api::Fleet,
+    _inbound: insula_link::Inbox,
+}
+
 impl Stage {
+    pub fn another(&self) -> Other {
+        let (hub, inbound) = Hub::new();
+        let fleet = insula_api::Fleet::default();
+        let state = ApiState { hub: hub.clone(), fleet: fleet.clone(), ..self.state.clone() };
+        let server = Server::new(self.config.clone(), state, self.shutdown.clone());
+        Other { server, hub, fleet, _inbound: inbound }
+    }
+
     /// As when the process is asked to end.
     pub fn end(&self) {
         self.shutdown.begin(Cause::Terminate);
@@ -152,11 +171,12 @@ impl Stage {
             spool: folder.path().into(),
         };
         adjust(&mut config);
+        let fleet = insula_api::Fleet::default();
         let state = ApiState {
             store: store.clone(),
             blobs,
             hub: hub.clone(),
-            fleet: insula_api::Fleet::default(),
+            fleet: fleet.clone(),
             view: seen,
             clock: Arc::new(clock.clone()),
             random,
@@ -166,7 +186,8 @@ impl Stage {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let shutdown = Shutdown::new();
-        tokio::spawn(Server::new(config, state, shutdown.clone()).serve(listener));
+        let server = Server::new(config.clone(), state.clone(), shutdown.clone());
+        tokio::spawn(server.serve(listener));
         Self {
             address,
             operator,
@@ -175,6 +196,9 @@ impl Stage {
             clock,
             master,
             view,
+            fleet,
+            config,
+            state,
             shutdown,
             folder,
             _inbound: inbound,
