@@ -1,5 +1,6 @@
 //! `insula gateways`: edges that joined from elsewhere, for the operator.
 
+use insula_wire::rest::Page;
 use insula_wire::rest::join::Gateway;
 
 use super::done;
@@ -30,7 +31,9 @@ enum Verb {
 
 pub async fn run(args: Args, cx: &Cx) -> Outcome {
     cx.require_sign_in()?;
-    let all: Vec<Gateway> = cx.client().all(&Target::v1(&["gateways"])).await?;
+    // Always whole: there are few.
+    let page: Page<Gateway> = cx.client().get(&Target::v1(&["gateways"])).await?;
+    let all = page.items;
     match args.verb.unwrap_or(Verb::List) {
         Verb::List => {
             let none = "no gateway has joined; the one that `insula up` runs needs no token";
