@@ -106,6 +106,11 @@ impl Core {
             }
             let number = session.number;
             let asked = session.sent.as_ref().map(targets::Sent::asked);
+            // It may answer the Target that is still to be sent: a node that holds that very one
+            // has nothing new to say when it comes. So it is read once more after that.
+            if asked.is_none() {
+                self.reports.insert(node, report.clone());
+            }
             let understood = ingest::report(&self.world, node, &report, asked, now.wall);
             self.nonsense += understood.nonsense as u64;
             if understood.seen.is_empty() {
