@@ -4,6 +4,7 @@ use insula_control::core::mutation::Greeting;
 use insula_model::Timestamp;
 use insula_wire::facts::NodeFacts;
 
+use crate::fault::Kind;
 use crate::link::{Down, Place, Up};
 use crate::machine::Happened;
 use crate::server::WALL_BEGINS_MS;
@@ -34,6 +35,11 @@ impl Sim {
     }
 
     pub fn crash_machine(&mut self, n: usize) {
+        if let Some(session) = self.machines[n].session.and_then(|id| self.sessions.get_mut(&id)) {
+            // What its kernel had still to send is gone with it.
+            session.up.clear();
+        }
+        self.machines[n].up = false;
         self.end_client(n);
         let happened = self.machines[n].crash(self.now);
         self.happened(n, happened);
@@ -113,13 +119,15 @@ impl Sim {
         }
         let Some(id) = self.dial(Place::Node(n)) else { return };
         let machine = &mut self.machines[n];
-        machine.session = Some(id);
-        machine.answered = self.now;
+        machine.begin_session(id, self.now);
         let clock = WALL_BEGINS_MS + i64::try_from(self.now).unwrap_or(0) + machine.clock_ms;
         let facts = NodeFacts {
             offer: machine.offer.clone(),
             relay: Some(([10, 0, 1, u8::try_from(n).unwrap_or(255)], 7_000).into()),
-            clock: Some(Timestamp::from_millis(clock)),
+            // A server whose own clock was set finds that of every node wrong, and places nothing: that
+            // is what it should do, and would hide everything else.
+            clock: (!self.setup.faults.contains(&Kind::ClockJump))
+                .then(|| Timestamp::from_millis(clock)),
             site: Some(machine.site.clone()),
         };
         let greeting = Greeting { name: machine.name.clone(), version: "0.1.0".to_owned(), facts };
@@ -172,7 +180,11 @@ impl Sim {
     pub fn client_hears(&mut self, id: u64, message: Down) {
         let Some(session) = self.sessions.get(&id).filter(|it| it.client_holds) else { return };
         match (session.who, message) {
-            (Place::Node(n), Down::Answer { sent }) => self.machines[n].answered(sent, self.now),
+            (Place::Node(n), Down::Answer { sent }) => {
+                if !self.machines[n].answered(sent, self.now) {
+                    self.client_finds_end(id);
+                }
+            }
             (Place::Node(n), Down::Target(target)) => {
                 let before = self.machines[n].generation();
                 let offered = target.generation;

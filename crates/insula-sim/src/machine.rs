@@ -51,6 +51,8 @@ pub struct Machine {
     contact: Option<u64>,
     epoch: u64,
     granted: Option<u64>,
+    /// The epoch that the present session began in, once it was answered.
+    spoken: Option<Option<u64>>,
     pub session: Option<u64>,
     /// When the server answered last in this session, or the session began.
     pub answered: u64,
@@ -64,7 +66,6 @@ pub struct Machine {
 pub struct Held {
     pub target: InstanceTarget,
     pub life: Life,
-    pub was_ready: bool,
     wanted: bool,
     restarts: u32,
     exits_before_ready: u32,
@@ -165,6 +166,7 @@ impl Machine {
             contact: None,
             epoch: 0,
             granted: None,
+            spoken: None,
             session: None,
             answered: 0,
             said: None,
@@ -197,13 +199,23 @@ impl Machine {
         }
     }
 
-    /// A server has answered the heartbeat that was sent then.
-    pub fn answered(&mut self, sent: u64, now: u64) {
+    pub fn begin_session(&mut self, session: u64, now: u64) {
+        self.session = Some(session);
+        self.spoken = None;
+        self.answered = now;
+    }
+
+    /// A server has answered what was sent then. False if that took longer than a lease: what was
+    /// said in this session counts no more, and the agent dials again to be told once more.
+    #[must_use]
+    pub fn answered(&mut self, sent: u64, now: u64) -> bool {
         self.answered = now;
         if self.contact_is_over(now) {
             self.epoch += 1;
         }
         self.contact = self.contact.max(Some(sent));
+        let epoch = (!self.contact_is_over(now)).then_some(self.epoch);
+        *self.spoken.get_or_insert(epoch) == epoch
     }
 
     pub fn crash_agent(&mut self) {
@@ -247,7 +259,7 @@ impl Machine {
     ) -> Option<Vec<Happened>> {
         accept(self.generation(), target.generation).ok()?;
         self.disk = Some(target);
-        if !self.contact_is_over(now) {
+        if !self.contact_is_over(now) && self.spoken == Some(Some(self.epoch)) {
             self.granted = Some(self.epoch);
         }
         Some(self.converge(now, chance))
@@ -336,10 +348,11 @@ impl Machine {
         }
         self.end_what_is_over(now, &mut happened);
         if self.agent {
+            // Before anything starts: it may have stood still until now.
+            happened.extend(self.converge(now, chance));
             for held in self.held.values_mut() {
                 held.step(now, flaky, chance, &mut happened);
             }
-            happened.extend(self.converge(now, chance));
         }
         happened
     }
@@ -429,7 +442,6 @@ impl Held {
         Self {
             target,
             life: Life::Preparing { until: prepared },
-            was_ready: false,
             wanted: true,
             restarts: 0,
             exits_before_ready: 0,
@@ -463,7 +475,6 @@ impl Held {
                 match Behaviour::of(&self.target.artifact) {
                     Behaviour::Good { .. } | Behaviour::Flaky { .. } => {
                         self.life = Life::Ready;
-                        self.was_ready = true;
                         self.exits_before_ready = 0;
                         self.ready_since.get_or_insert(now);
                         happened.push(Happened::BecameReady(self.target.id));

@@ -141,7 +141,7 @@ impl Sim {
         for step in steps {
             match &step.action {
                 Action::Place { app, deployment, component, nodes } => {
-                    self.places_few_enough(mutation, *app, *deployment, component);
+                    self.places_few_enough(mutation, before, (*app, *deployment, component));
                     self.places_where_there_is_room(mutation, nodes);
                 }
                 Action::Shift { deployment, .. } => self.was_ready(mutation, *deployment),
@@ -228,9 +228,8 @@ impl Sim {
     fn places_few_enough(
         &mut self,
         mutation: &Mutation,
-        app: AppId,
-        goal: DeploymentId,
-        name: &ComponentName,
+        before: &World,
+        (app, goal, name): (AppId, DeploymentId, &ComponentName),
     ) {
         self.checked(Property::Surge);
         let (rows, world) = (&self.store.rows, &*mutation.world);
@@ -257,6 +256,15 @@ impl Sim {
             .filter(there)
             .filter(|row| row.deployment == goal || others(row))
             .count();
+        // Leftovers of several releases are exchanged at the pace of any of them.
+        let paces = of_component(before, app, name).filter_map(|row| spec_of(before, row));
+        let surge = paces.fold(surge, |surge, other| match other.rollout {
+            RolloutSpec::BlueGreen => surge,
+            RolloutSpec::Rolling { surge: more, unavailable } => {
+                surge.max(more).max(u32::from(more == 0 && unavailable == 0))
+            }
+        });
+        let surge = if spec.single { 0 } else { surge };
         let max = (want + surge) as usize;
         let rolls = whole
             && !spec.single
@@ -304,9 +312,7 @@ impl Sim {
         for (name, spec) in &release.spec.components {
             let want = wanted(world, deployment.app, name, spec) as usize;
             let want = if spec.single { want.min(1) } else { want };
-            let truly = |row: &&Instance| {
-                self.machines.iter().any(|m| m.held.get(&row.id).is_some_and(|held| held.was_ready))
-            };
+            let truly = |row: &&Instance| self.ever_ready.contains(&row.id);
             let ready = of_component(world, deployment.app, name)
                 .filter(|row| row.deployment == id && is_ready(row) && !is_lost(world, row.node))
                 .filter(truly)
@@ -420,8 +426,11 @@ impl Sim {
             .filter_map(|id| world.releases.get(&id));
         let newest =
             newest.filter_map(|it| it.spec.components.get(&row.component)).map(least).min();
-        let need =
-            own.map_or(u32::MAX, least).min(least(spec)).min(newest.unwrap_or(u32::MAX)) as usize;
+        // Leftovers of several releases go at the pace of any of them.
+        let there = of_component(before, row.app, &row.component);
+        let there = there.filter_map(|it| spec_of(before, it)).map(least).min();
+        let need = least(spec).min(newest.unwrap_or(u32::MAX)).min(there.unwrap_or(u32::MAX));
+        let need = need as usize;
         let left = of_component(rows, row.app, &row.component)
             .filter(|it| it.intent == Intent::Run && serves(it, world))
             .count();
@@ -505,7 +514,8 @@ impl Sim {
                     self.violate(Property::Innocent, said);
                 }
             }
-            Happened::BecameReady(_) | Happened::Gone(_) => {}
+            Happened::BecameReady(id) => drop(self.ever_ready.insert(id)),
+            Happened::Gone(_) => {}
         }
     }
 
@@ -552,12 +562,19 @@ impl Sim {
         (0..self.machines.len()).any(|n| takes(&n))
     }
 
-    /// Whether something of the app is single and on a node that is away.
+    /// Whether something of the app is single, has no lease, and is on a node that is away.
     pub fn waits_for_single(&self, app: AppId) -> bool {
         self.store.rows.instances_of(app).any(|row| {
-            spec_of(&self.store.rows, row).is_some_and(|spec| spec.single)
+            spec_of(&self.store.rows, row)
+                .is_some_and(|spec| spec.single && spec.failover == Failover::Never)
                 && self.store.rows.nodes.get(&row.node).is_some_and(|node| node.lost.is_some())
         })
+    }
+
+    /// Whether the leader waits for answers of the store.
+    pub fn is_writing(&self) -> bool {
+        let term = self.leader().and_then(|leader| self.servers[leader].term.as_ref());
+        term.is_some_and(|term| !term.core.is_current() || term.open > 0)
     }
 
     /// Whether everything is as it was asked for; if not, what is not.
@@ -580,8 +597,15 @@ impl Sim {
             return Err(format!("there is something to do: {action}"));
         }
         let rows = &self.store.rows;
-        if let Some(open) = rows.deployments.values().find(|row| !row.state.is_final()) {
-            return Err(format!("{} is {}", short(&open.id.to_string()), open.state));
+        if let Some(open) = rows
+            .deployments
+            .values()
+            .find(|row| !row.state.is_final() && !self.waits_for_single(row.app))
+        {
+            let waits = plan.waits.iter().filter(|wait| wait.subject == open.id.to_string());
+            let waits: Vec<&str> = waits.map(|wait| wait.reason.as_str()).collect();
+            let id = short(&open.id.to_string());
+            return Err(format!("{id} is {}: {}", open.state, waits.join("; ")));
         }
         let short_of_room = plan.waits.iter().any(|wait| wait.reason.contains("cannot be placed"))
             || plan.waits.iter().any(|wait| wait.reason.contains("stays:"));
@@ -621,12 +645,16 @@ impl Sim {
                     short(&row.id.to_string())
                 ));
             }
+            if row.intent != Intent::Run && !is_lost(world, row.node) {
+                return Err(format!("{} is leaving", short(&row.id.to_string())));
+            }
         }
         Ok(())
     }
 
     fn apps_are_well(&self, short_of_room: bool) -> Result<(), String> {
-        for app in self.store.rows.apps.values() {
+        // Of a single one whose node stays away there is nothing, for as long as that is so.
+        for app in self.store.rows.apps.values().filter(|app| !self.waits_for_single(app.id)) {
             let mut there: BTreeMap<&ComponentName, (usize, usize)> = BTreeMap::new();
             for (n, machine) in self.machines.iter().enumerate() {
                 for held in machine.held.values().filter(|it| it.target.place.app == app.id) {

@@ -69,6 +69,10 @@ impl Sim {
             }
             return;
         }
+        // In the middle of a write nothing can be said; there is always another moment.
+        if self.is_writing() && self.now < self.round.calm_since + CALM_MS_MAX {
+            return;
+        }
         if let Err(wrong) = self.is_well() {
             if self.round.well_since.take().is_some() {
                 self.violate(Property::Stays, format!("what was well is not any more: {wrong}"));
@@ -81,7 +85,7 @@ impl Sim {
         }
         self.checked(Property::Stays);
         let since = *self.round.well_since.get_or_insert(self.now);
-        if self.committed_at > since {
+        if self.acted_at > since {
             let detail = "all was as asked for, and the control plane acted".to_owned();
             return self.violate(Property::Stays, detail);
         }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use insula_control::core::mutation::{Mutation, Outcome, Ticket};
+use insula_control::core::mutation::{Mutation, Outcome, Ticket, What};
 use insula_control::core::{Core, Now, Reading, STORE_PAUSE, Settings, TICK};
 use insula_kit::random::SeededRandom;
 use insula_link::Inbound;
@@ -121,35 +121,38 @@ impl Sim {
         let pause = if self.servers[s].term.is_some() { RENEW_EVERY_MS } else { TRY_EVERY_MS };
         self.queue.push(self.now + pause, Event::Elect(s, life));
         let there = self.store_delay();
-        self.queue.push(self.now + there, Event::Lease { server: s, life, sent: self.now });
+        let held = self.epoch_of(s);
+        let ask = Event::Lease { server: s, life, sent: self.now, held };
+        self.queue.push(self.now + there, ask);
     }
 
-    pub fn lease(&mut self, s: usize, life: u64, sent: u64) {
+    pub fn lease(&mut self, s: usize, life: u64, sent: u64, held: Option<u64>) {
         if !self.store_answers(s) {
             return;
         }
         let (now, lease) = (self.now, &mut self.store.lease);
-        let ours = lease.holder == Some(s) && self.servers[s].term.is_some();
-        let renews = ours && self.servers[s].term.as_ref().is_some_and(|t| t.epoch == lease.epoch);
-        if renews {
-            lease.until = now + LEASE_TTL_MS;
-        } else if now >= lease.until && self.servers[s].term.is_none() {
+        let ours = lease.holder == Some(s);
+        if !(ours && held == Some(lease.epoch)) && (ours || now >= lease.until) {
+            // Every time under a new epoch, also in the name of who held it before.
             lease.holder = Some(s);
             lease.epoch += 1;
-            lease.until = now + LEASE_TTL_MS;
-        } else if !ours {
-            // Somebody else has it.
-            let back = self.store_delay();
-            return self
-                .queue
-                .push(now + back, Event::Leased { server: s, life, sent, epoch: None });
         }
         let epoch = (lease.holder == Some(s)).then_some(lease.epoch);
+        if epoch.is_some() {
+            lease.until = now + LEASE_TTL_MS;
+        }
         let back = self.store_delay();
-        self.queue.push(now + back, Event::Leased { server: s, life, sent, epoch });
+        self.queue.push(now + back, Event::Leased { server: s, life, sent, held, epoch });
     }
 
-    pub fn leased(&mut self, s: usize, life: u64, sent: u64, epoch: Option<u64>) {
+    pub fn leased(
+        &mut self,
+        s: usize,
+        life: u64,
+        sent: u64,
+        held: Option<u64>,
+        epoch: Option<u64>,
+    ) {
         if !self.servers[s].up || self.lives[s] != life {
             return;
         }
@@ -161,7 +164,9 @@ impl Sim {
                 }
             }
             (Some(_), _) => self.end_term(s),
-            (None, Some(epoch)) if self.now < sure_until && self.store_answers(s) => {
+            (None, Some(epoch))
+                if held != Some(epoch) && self.now < sure_until && self.store_answers(s) =>
+            {
                 self.begin_term(s, epoch, sure_until);
             }
             (None, _) => {}
@@ -381,7 +386,9 @@ impl Sim {
         self.trace.tell(self.now, || crate::words::mutation(mutation, outcome));
         if !changes.is_empty() {
             self.counts.commits += 1;
-            self.committed_at = self.now;
+            if matches!(mutation.what, What::Act { .. }) {
+                self.acted_at = self.now;
+            }
             self.after_commit(mutation, &changes, &before);
             self.everybody_looks();
         }
@@ -438,6 +445,9 @@ impl Sim {
                     self.replaced(old);
                 }
                 let greeting = *greeting;
+                // The welcome answers the greeting, which went as the session began.
+                let sent = self.sessions.get(&id).map_or(self.now, |session| session.began);
+                self.send_down(id, Down::Answer { sent });
                 let (name, version) = (greeting.name, greeting.version);
                 Inbound::NodeHello { node, name, version, facts: greeting.facts }
             }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use insula_control::core::Reading;
 use insula_control::core::mutation::{Mutation, Outcome, Ticket};
-use insula_model::{AppId, ComponentName, HostName};
+use insula_model::{AppId, ComponentName, HostName, InstanceId};
 
 use crate::chance::Chance;
 use crate::fault::{Fault, Weather};
@@ -23,15 +23,18 @@ use crate::trace::Trace;
 pub enum Event {
     Tick(usize, u64),
     Elect(usize, u64),
+    /// A server asks for the lease, or to renew the one that it holds.
     Lease {
         server: usize,
         life: u64,
         sent: u64,
+        held: Option<u64>,
     },
     Leased {
         server: usize,
         life: u64,
         sent: u64,
+        held: Option<u64>,
         epoch: Option<u64>,
     },
     Wake {
@@ -135,9 +138,11 @@ pub struct Sim {
     pub known: Known,
     /// Components of which there may never be two.
     pub singles: BTreeSet<(AppId, ComponentName)>,
+    /// Whatever was ready at any time.
+    pub ever_ready: BTreeSet<InstanceId>,
     pub round: Round,
     pub faults: Vec<Fault>,
-    pub committed_at: u64,
+    pub acted_at: u64,
     pub trace: Trace,
     pub counts: Counts,
     pub violation: Option<Violation>,
@@ -163,9 +168,10 @@ impl Sim {
             sessions_begun: 0,
             known: Known::default(),
             singles: BTreeSet::new(),
+            ever_ready: BTreeSet::new(),
             round: Round::default(),
             faults: Vec::new(),
-            committed_at: 0,
+            acted_at: 0,
             trace,
             counts: Counts::default(),
             violation: None,
@@ -196,8 +202,10 @@ impl Sim {
         match event {
             Event::Tick(s, life) => self.tick(s, life),
             Event::Elect(s, life) => self.elect(s, life),
-            Event::Lease { server, life, sent } => self.lease(server, life, sent),
-            Event::Leased { server, life, sent, epoch } => self.leased(server, life, sent, epoch),
+            Event::Lease { server, life, sent, held } => self.lease(server, life, sent, held),
+            Event::Leased { server, life, sent, held, epoch } => {
+                self.leased(server, life, sent, held, epoch);
+            }
             Event::Wake { server, epoch } => self.woken(server, epoch),
             Event::Read { server, epoch, reading } => self.read(server, epoch, reading),
             Event::ReadDone { server, epoch, reading, read } => {
