@@ -6,6 +6,7 @@ mod archive;
 mod body;
 mod deploy;
 mod first;
+mod fleet;
 mod follower;
 mod hostile;
 mod idempotency;

@@ -70,7 +70,7 @@ async fn every_list_has_items_and_takes_its_pages() {
         let path = scene.path(&route);
         let page = stage.get(&stage.operator, &format!("{path}?limit=1")).await.ok();
         let items = page["items"].as_array().unwrap();
-        assert!(!items.is_empty() || route.name == "list_nodes", "{route:?} shows nothing");
+        assert!(!items.is_empty(), "{route:?} shows nothing");
         tried += 1;
     }
     assert!(tried >= 14, "{tried}");

@@ -6,16 +6,20 @@ use insula_api::Route;
 use insula_model::app::Live;
 use insula_model::build::{Artifact, Build, BuildPlan, BuildState, Turn};
 use insula_model::deployment::{Deployment, DeploymentState, Source};
+use insula_model::fleet::Gateway;
 use insula_model::instance::{Instance, Intent, Run, RunState};
+use insula_model::node::{Capacity, Duty, Node, Offer, Site};
 use insula_model::observed::Observed;
 use insula_model::release::Release;
 use insula_model::spec::{AppSpec, ComponentKind, ComponentSpec};
 use insula_model::tenancy::{Actor, Role};
 use insula_model::{
-    AppId, BuildId, Bytes, DeploymentId, Digest, InstanceId, MilliCpu, NodeId, OrgId, ReleaseId,
-    RunId, Timestamp,
+    AppId, BuildId, Bytes, DeploymentId, Digest, GatewayId, InstanceId, MilliCpu, NodeId, OrgId,
+    ReleaseId, RunId, Timestamp,
 };
-use insula_store::{WriteError, apps, builds, deployments, instances, orgs, releases, runs};
+use insula_store::{
+    WriteError, apps, builds, deployments, gateways, instances, nodes, orgs, releases, runs,
+};
 use serde_json::{Value, json};
 
 use crate::stage::{PASSWORD, Stage, With};
@@ -59,6 +63,9 @@ impl Scene {
             stage.get(&stage.operator, &format!("/v1/orgs/{org}/projects/default")).await.ok();
         let path = format!("/v1/orgs/{org}/projects/default/environments/production");
         let environment = stage.get(&stage.operator, &path).await.ok();
+        stage.fleet.set_fingerprint("a-fingerprint".into());
+        let body = json!({ "role": "gateway" });
+        let join = id_of(&stage.make("/v1/joins", &body).await["join"]);
         let rows = Rows::new(seed);
         rows.write(stage, org, &app).await;
         let ids = [
@@ -76,6 +83,8 @@ impl Scene {
             ("instance", rows.instance.to_string()),
             ("run", rows.run.to_string()),
             ("node", rows.node.to_string()),
+            ("gateway", rows.gateway.to_string()),
+            ("join", join),
             ("name", "A_NAME".to_owned()),
             ("code", "not_found".to_owned()),
         ];
@@ -118,6 +127,8 @@ impl Scene {
                 "builds_at_once": 2, "releases_kept": 20, "log_rate_bytes": 1 << 20,
                 "disk_bytes": 1u64 << 34,
             }),
+            "create_join" => json!({ "role": "node", "name": "fresh" }),
+            "set_node_site" => json!({ "zone": "a" }),
             "set_role" => json!({ "role": "developer" }),
             "create_invitation" => json!({ "email": "another@example.org", "role": "viewer" }),
             "create_token" => json!({ "name": "robot", "role": "viewer" }),
@@ -165,6 +176,16 @@ impl Scene {
     }
 }
 
+/// Enough for whatever a story deploys.
+fn roomy() -> Capacity {
+    Capacity {
+        cpu: MilliCpu(64_000),
+        memory: Bytes::gib(256),
+        instances: 1_000,
+        ..Capacity::default()
+    }
+}
+
 /// What the control plane would have written: a live release, and a deployment under way.
 struct Rows {
     live: DeploymentId,
@@ -174,6 +195,7 @@ struct Rows {
     instance: InstanceId,
     run: RunId,
     node: NodeId,
+    gateway: GatewayId,
 }
 
 impl Rows {
@@ -187,17 +209,35 @@ impl Rows {
             instance: InstanceId::from_parts(at, [seed; 10]),
             run: RunId::from_parts(at, [seed; 10]),
             node: NodeId::from_parts(at, [seed; 10]),
+            gateway: GatewayId::from_parts(at, [seed; 10]),
         }
     }
 
     async fn write(&self, stage: &Stage, org: &str, app: &str) {
         let (org, app): (insula_model::OrgName, AppId) =
             (org.parse().unwrap(), app.parse().unwrap());
-        let Self { live, open, release, build, instance, run, node } = *self;
+        let Self { live, open, release, build, instance, run, node, gateway } = *self;
         let at = Timestamp::from_millis(1_794_000_000_000);
+        let name = format!("of-{org}").parse().unwrap();
+        let here = Node {
+            id: node,
+            name,
+            offer: Offer { capacity: roomy(), ..crate::deploy::offer() },
+            site: Site::default(),
+            agent_version: "0.1.0".into(),
+            joined: at,
+            hello: at,
+            duty: Duty::Serve,
+            lost: None,
+            ailments: Vec::new(),
+            relay: None,
+        };
+        let edge = Gateway { id: gateway, version: "0.1.0".into(), joined: at, hello: at };
         stage
             .store
             .write(move |tx| {
+                nodes::hello(tx, &here)?;
+                gateways::hello(tx, &edge)?;
                 let org = orgs::by_name(tx, &org)?.unwrap().id;
                 let row = apps::get(tx, org, app)?.unwrap();
                 let source = Digest::from_sha256([9; 32]);

@@ -81,7 +81,7 @@ async fn everything_can_be_asked_why() {
     }
     let path = format!("/v1/orgs/acme/why?subject={}", scene.ids["instance"]);
     let why = stage.get(&stage.operator, &path).await.ok();
-    assert_eq!(why["summary"], "its node was removed");
+    assert_eq!(why["summary"], "of-acme is not connected; this is what it said last");
     assert_eq!(why["reasons"][0], "it should run");
     assert_eq!(why["reasons"][1], "its node has not reported it yet");
     for wrong in ["", "subject=", "subject=nonsense", "subject=org_x"] {
