@@ -149,7 +149,8 @@ impl Pinned {
         now: UnixTime,
     ) -> Result<peer::Peer, rustls::Error> {
         let ours = others.iter().find(|der| Fingerprint::of(der) == self.authority);
-        let ours = ours.ok_or_else(|| peer::other("it is not of the fleet that was named to us".into()))?;
+        let ours =
+            ours.ok_or_else(|| peer::other("it is not of the fleet that was named to us".into()))?;
         let anchors = peer::anchors(&[ours.to_vec()]).map_err(|e| peer::other(e.to_string()))?;
         peer::verify(certificate, &anchors, now, Side::Server)
     }
