@@ -92,7 +92,7 @@ pub async fn run(config: AgentConfig, shutdown: Shutdown) -> Result<(), AgentErr
     let (mut identity, key) = Identity::settle(&layout, &config, &*clock, &*random)?;
     identity.publish(&layout)?;
     let dialling = tokio::select! {
-        dialling = dialling(&layout, &mut identity, &config.server, &clock) => dialling?,
+        dialling = joined(&layout, &mut identity, &config.server, &clock, &*random) => dialling?,
         _ = shutdown.requested() => return Ok(()),
     };
     for path in [layout.states(), layout.builds(), layout.run()] {
@@ -268,6 +268,25 @@ struct Dialling {
     dial: Dial,
     /// Of a member of a fleet.
     credentials: Option<Arc<Credentials>>,
+}
+
+/// As who this node is; as somebody new if that one was removed and a token lets it.
+async fn joined(
+    layout: &Layout,
+    identity: &mut Identity,
+    endpoint: &Endpoint,
+    clock: &Arc<dyn Clock>,
+    random: &dyn Random,
+) -> Result<Dialling, AgentError> {
+    match dialling(layout, identity, endpoint, clock).await {
+        Err(AgentError::Join(JoinError::Removed { member })) => {
+            identity.begin_anew(layout, &**clock, random)?;
+            let node = identity.node;
+            tracing::warn!(%member, %node, "it was removed from the fleet: joining as a new node");
+            dialling(layout, identity, endpoint, clock).await
+        }
+        dialling => dialling,
+    }
 }
 
 async fn dialling(

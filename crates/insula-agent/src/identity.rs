@@ -77,6 +77,21 @@ impl Identity {
         Ok(())
     }
 
+    /// Another than before, for a node that was removed: its id never joins again. Of what runs here
+    /// the fleet knows nothing any more, and the next Target ends it.
+    pub fn begin_anew(
+        &mut self,
+        layout: &Layout,
+        clock: &dyn Clock,
+        random: &dyn Random,
+    ) -> Result<(), IdentityError> {
+        // First: a certificate of another than this folder's node would be refused.
+        layout.member().forget()?;
+        self.node = new_id(clock, random);
+        files::write_json(&layout.node(), self, Access::Private)?;
+        self.publish(layout)
+    }
+
     /// Tells the gateway beside us which node it is on.
     pub fn publish(&self, layout: &Layout) -> Result<(), IdentityError> {
         let text = format!("{}\n", self.node);

@@ -51,7 +51,7 @@ fn refusal(error: FleetError) -> Refusal {
         }
         FleetError::Enrol(refused) => not_counting(refused),
         FleetError::Write(WriteError::Revoked { member }) => {
-            Refusal { why: Why::Denied, words: format!("{member} was removed from this fleet") }
+            Refusal { why: Why::Removed, words: format!("{member} was removed from this fleet") }
         }
         error @ (FleetError::Write(_) | FleetError::Sealed(_) | FleetError::Pki(_)) => {
             failed(&error)
@@ -63,7 +63,8 @@ fn not_counting(refused: EnrolRefusal) -> Refusal {
     let why = match &refused {
         EnrolRefusal::Store(error) => return failed(error),
         EnrolRefusal::Unknown { .. } | EnrolRefusal::NeverIssued { .. } => Why::Unknown,
-        EnrolRefusal::Revoked { .. } | EnrolRefusal::Superseded { .. } => Why::Denied,
+        EnrolRefusal::Revoked { .. } => Why::Removed,
+        EnrolRefusal::Superseded { .. } => Why::Denied,
         EnrolRefusal::Present { .. } => Why::Present,
     };
     Refusal { why, words: refused.to_string() }

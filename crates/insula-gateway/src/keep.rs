@@ -58,16 +58,23 @@ impl Folder {
         let path = self.path.join(IDENTITY);
         match files::read_json::<Identity>(&path) {
             Ok(identity) => Ok(identity.gateway),
-            Err(error) if error.is_missing() => {
-                let mut bytes = [0; ID_RANDOM_BYTES];
-                random.fill(&mut bytes);
-                let now = Timestamp::from_millis(clock.now_ms());
-                let gateway = GatewayId::from_parts(now, bytes);
-                files::write_json(&path, &Identity { gateway }, Access::Private)?;
-                Ok(gateway)
-            }
+            Err(error) if error.is_missing() => self.new_identity(clock, random),
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// Another than before, for one that was removed.
+    pub(crate) fn new_identity(
+        &self,
+        clock: &dyn Clock,
+        random: &dyn Random,
+    ) -> Result<GatewayId, KeepError> {
+        let mut bytes = [0; ID_RANDOM_BYTES];
+        random.fill(&mut bytes);
+        let now = Timestamp::from_millis(clock.now_ms());
+        let gateway = GatewayId::from_parts(now, bytes);
+        files::write_json(&self.path.join(IDENTITY), &Identity { gateway }, Access::Private)?;
+        Ok(gateway)
     }
 
     pub(crate) fn routes(&self) -> Result<Option<RouteTable>, KeepError> {

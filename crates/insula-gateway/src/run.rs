@@ -13,6 +13,7 @@ use insula_kit::random::{Random, SystemRandom};
 use insula_kit::shutdown::Shutdown;
 use insula_kit::tls::Credentials;
 use insula_member::{Beside, Dial, Files, Fleet, JoinError, Joining, Renewal, Uplink};
+use insula_model::GatewayId;
 use insula_model::fleet::Member;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 use rustix::process::{Resource, getrlimit, setrlimit};
@@ -78,7 +79,7 @@ pub enum GatewayError {
     #[error("start a thread of the gateway")]
     Thread(#[source] io::Error),
     #[error("join the fleet")]
-    Join(#[source] JoinError),
+    Join(#[source] Box<JoinError>),
     #[error("listen to signals")]
     Signals(#[source] io::Error),
 }
@@ -123,10 +124,21 @@ impl Gateway {
     pub async fn start(config: GatewayConfig, options: Options) -> Result<Self, GatewayError> {
         let folder = Folder::open(&config.folder).map_err(GatewayError::Folder)?;
         let random = SystemRandom::new();
-        let gateway = folder.identity(&SystemClock, &random).map_err(GatewayError::Folder)?;
-        let member = Member::Gateway(gateway);
+        let mut gateway = folder.identity(&SystemClock, &random).map_err(GatewayError::Folder)?;
         let random: Arc<dyn Random> = Arc::new(random);
-        let (uplink, credentials, renewing) = connect(&config, member, Arc::clone(&random)).await?;
+        let connected = match connect(&config, gateway, Arc::clone(&random)).await {
+            Err(JoinError::Removed { member }) => {
+                let files = Files::in_folder(&config.folder);
+                files.forget().map_err(|error| GatewayError::Folder(error.into()))?;
+                let anew = folder.new_identity(&SystemClock, &*random);
+                gateway = anew.map_err(GatewayError::Folder)?;
+                warn!(%member, %gateway, "it was removed from the fleet: joining as a new one");
+                connect(&config, gateway, Arc::clone(&random)).await
+            }
+            connected => connected,
+        };
+        let (uplink, credentials, renewing) =
+            connected.map_err(|error| GatewayError::Join(Box::new(error)))?;
         let held = folder.routes().unwrap_or_else(|error| {
             // The server has them all; until it comes there is nothing to serve.
             warn!(error = &error as &dyn std::error::Error, "begin without the kept routes");
@@ -196,9 +208,10 @@ type Connected = (Uplink, watch::Receiver<Option<Arc<Credentials>>>, tokio::task
 /// beside a server as soon as that has a fleet.
 async fn connect(
     config: &GatewayConfig,
-    member: Member,
+    gateway: GatewayId,
     random: Arc<dyn Random>,
-) -> Result<Connected, GatewayError> {
+) -> Result<Connected, JoinError> {
+    let member = Member::Gateway(gateway);
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let files = Files::in_folder(&config.folder);
     let (servers, token) = match &config.server {
@@ -220,7 +233,7 @@ async fn connect(
         token: token.as_ref(),
         clock: Arc::clone(&clock),
     };
-    let membership = joining.settle().await.map_err(GatewayError::Join)?;
+    let membership = joining.settle().await?;
     let credentials = membership.credentials;
     let fleet = Fleet::new(membership.servers, &credentials);
     let uplink = Uplink::new(Dial::Fleet(fleet));

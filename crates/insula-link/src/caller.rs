@@ -12,7 +12,7 @@ use tonic::{Request, Status};
 
 use crate::connection::Connection;
 use crate::hub::Hub;
-use crate::registry::Registry;
+use crate::registry::{Refusal, Registry, Why};
 
 /// How long a clock that was set may go unnoticed.
 const LOOK_AT_CLOCK_EVERY: Duration = Duration::from_secs(300);
@@ -186,7 +186,8 @@ async fn check(
 }
 
 fn removed(member: Member) -> Status {
-    Status::permission_denied(format!("{member} was removed from this fleet"))
+    let words = format!("{member} was removed from this fleet");
+    Refusal { why: Why::Removed, words }.into()
 }
 
 /// What a connection from elsewhere is known by.

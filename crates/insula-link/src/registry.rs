@@ -9,6 +9,9 @@ use insula_kit::pki::PublicKey;
 use insula_kit::token::TokenHash;
 use insula_model::fleet::{Member, Serial};
 use insula_model::{NodeName, Timestamp};
+use insula_wire::node::{REFUSAL_METADATA, REFUSED_REMOVED};
+use tonic::Code;
+use tonic::metadata::{MetadataMap, MetadataValue};
 
 /// Somebody who has proved to hold the key, and whom something speaks for.
 #[derive(Debug, Clone)]
@@ -51,8 +54,10 @@ pub struct Refusal {
 pub enum Why {
     /// Nobody knows the token or the member.
     Unknown,
-    /// Expired, used, revoked, superseded, or for another role.
+    /// Expired, used, superseded, or for another role.
     Denied,
+    /// Removed from the fleet, for ever.
+    Removed,
     /// The member is here already.
     Present,
     /// It could not be found out now: asking again may help.
@@ -84,6 +89,11 @@ impl From<Refusal> for tonic::Status {
         match refusal.why {
             Why::Unknown => Self::unauthenticated(refusal.words),
             Why::Denied => Self::permission_denied(refusal.words),
+            Why::Removed => {
+                let mut metadata = MetadataMap::new();
+                metadata.insert(REFUSAL_METADATA, MetadataValue::from_static(REFUSED_REMOVED));
+                Self::with_metadata(Code::PermissionDenied, refusal.words, metadata)
+            }
             Why::Present => Self::already_exists(refusal.words),
             Why::Failed => Self::unavailable(refusal.words),
         }

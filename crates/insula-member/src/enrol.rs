@@ -14,6 +14,7 @@ use tonic::{Code, Status};
 use crate::dial::{Dial, Fleet};
 use crate::error::chain;
 use crate::join::{JOIN_TIME_MAX, JoinError, Joining};
+use crate::refusal::Refusal;
 use crate::servers::Servers;
 use crate::uplink::{self, Uplink};
 
@@ -46,6 +47,9 @@ impl Joining<'_> {
                 let answer = tokio::time::timeout(CALL_TIME_MAX, client.enrol(request.clone()));
                 let failed = match answer.await {
                     Ok(Ok(reply)) => return Ok(reply.into_inner()),
+                    Ok(Err(status)) if Refusal::is_removal(&status) => {
+                        return Err(JoinError::Removed { member: self.member });
+                    }
                     Ok(Err(status)) if is_final(&status) => {
                         let reason = status.message().to_owned();
                         return Err(JoinError::Refused { reason });

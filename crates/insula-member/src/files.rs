@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use insula_kit::files::{self, FileError};
+
 /// Each is private, and replaced as a whole.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Files {
@@ -21,6 +23,12 @@ impl Files {
             joining: folder.join("joining.json"),
             servers: folder.join("servers.json"),
         }
+    }
+
+    /// Forgets who this was. Where the servers are stays known.
+    pub fn forget(&self) -> Result<(), FileError> {
+        files::remove_durably(&self.joining)?;
+        files::remove_durably(&self.credentials)
     }
 
     /// Whether this member has joined at some time.

@@ -3,6 +3,10 @@
 //! A token speaks for us once, over a connection to somebody whom the token's own fingerprint
 //! proves; from then on our certificate does. One that has ended stops nothing: what runs goes on,
 //! and `renew` tells the operator the way out.
+//!
+//! A certificate may have lost its meaning within its dates: we were removed, or a copy of our folder
+//! has had a newer one. With a token at hand a server is asked, for a moment; without a server what
+//! is on disk counts, as a node begins without anybody.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -13,11 +17,19 @@ use insula_kit::files::FileError;
 use insula_kit::pki::{Identity, Invitation, PkiError, Subject};
 use insula_kit::tls::Credentials;
 use insula_model::fleet::Member;
+use tonic::Status;
 
+use crate::dial::{Dial, Fleet};
+use crate::enrol::Enrolled;
 use crate::error::chain;
 use crate::files::Files;
+use crate::refusal::Refusal;
+use crate::renew::{self, RenewError};
 use crate::servers::{Servers, is_address};
+use crate::uplink::Uplink;
 
+/// For a server to say whether our certificate still counts; those that are gone refuse at once.
+const ASK_TIME_MAX: Duration = Duration::from_secs(3);
 /// A person waits for this; a service manager starts us again.
 pub(crate) const JOIN_TIME_MAX: Duration = Duration::from_secs(60);
 
@@ -37,6 +49,12 @@ pub enum JoinError {
          `insula nodes token` prints another"
     )]
     Refused { reason: String },
+    /// Whoever has a token for it joins under another id.
+    #[error(
+        "{member} was removed from the fleet, which is for ever: start with an empty data folder \
+         and what `insula nodes token` prints"
+    )]
+    Removed { member: Member },
     #[error("no server let it join within {} s: {last}", JOIN_TIME_MAX.as_secs())]
     NoAnswer { last: String },
     #[error("what the server answered cannot be used: {0}")]
@@ -86,10 +104,26 @@ impl Joining<'_> {
             return Err(JoinError::NoServer);
         }
         match (self.held()?, self.token) {
-            (Some(credentials), token) if self.counts(&credentials) => {
-                if token.is_some() {
-                    tracing::info!("a member already: the token was not used");
+            (Some(credentials), None) if self.counts(&credentials) => {
+                Ok(Membership { credentials, servers, name: None })
+            }
+            (Some(credentials), Some(token)) if self.counts(&credentials) => {
+                if let Some(refused) = self.refused(&servers, &credentials).await {
+                    let reason = refused.message();
+                    tracing::warn!(reason, "its certificate counts no more: joining by the token");
+                    match self.enrol(&servers, token).await {
+                        Ok(Enrolled { credentials, name }) => {
+                            return Ok(Membership { credentials, servers, name });
+                        }
+                        // A token of long ago, say. What runs goes on.
+                        Err(error @ (JoinError::Refused { .. } | JoinError::NoAnswer { .. })) => {
+                            tracing::warn!(error = %chain(&error), "the token is of no use");
+                            return Ok(Membership { credentials, servers, name: None });
+                        }
+                        Err(error) => return Err(error),
+                    }
                 }
+                tracing::info!("a member already: the token was not used");
                 Ok(Membership { credentials, servers, name: None })
             }
             (_, Some(token)) => {
@@ -99,6 +133,20 @@ impl Joining<'_> {
             // What runs here goes on without anybody; see `renew` for what is said.
             (Some(credentials), None) => Ok(Membership { credentials, servers, name: None }),
             (None, None) => Err(JoinError::NoToken),
+        }
+    }
+
+    /// What a server says for good of this certificate, if one says so now. It is asked for the
+    /// next one, which is kept if it comes.
+    async fn refused(&self, servers: &Servers, credentials: &Arc<Credentials>) -> Option<Status> {
+        let uplink = Uplink::new(Dial::Fleet(Fleet::new(servers.clone(), credentials)));
+        let file = &self.files.credentials;
+        let asking = renew::once(credentials, file, &uplink, Arc::clone(&self.clock));
+        match tokio::time::timeout(ASK_TIME_MAX, asking).await {
+            Ok(Err(RenewError::Call(status))) => {
+                Some(*status).filter(|it| Refusal::of(it) == Some(Refusal::Identity))
+            }
+            Ok(Ok(()) | Err(_)) | Err(_) => None,
         }
     }
 

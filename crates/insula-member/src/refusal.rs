@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use insula_kit::backoff::Backoff;
+use insula_wire::node::{REFUSAL_METADATA, REFUSED_REMOVED};
 use tonic::{Code, Status};
 
 /// Between tries: a server that restarts is back within an instant, another one is there already,
@@ -43,13 +44,18 @@ impl Refusal {
         }
     }
 
+    /// Whether it was removed from the fleet, which is for ever.
+    pub(crate) fn is_removal(status: &Status) -> bool {
+        let why = status.metadata().get(REFUSAL_METADATA).and_then(|why| why.to_str().ok());
+        status.code() == Code::PermissionDenied && why == Some(REFUSED_REMOVED)
+    }
+
     /// The way out.
     pub fn hint(self) -> &'static str {
         match self {
             Self::Identity => {
-                "who was removed from a fleet stays removed: begin with an empty data folder and a \
-                 new token. Who was not: remove `credentials.json` and start again with `--token` \
-                 and what `insula nodes token` prints"
+                "start again with `--token` and what `insula nodes token` prints: who was removed \
+                 joins as somebody new then"
             }
             Self::Protocol => {
                 "servers understand members of their own version and of the one before: upgrade \

@@ -1,7 +1,7 @@
 //! Renews the certificate long before it ends, with a new key each time, and says so when it has
 //! ended all the same.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -127,33 +127,42 @@ impl Renewal {
     /// One certificate, kept before it is used: from its first use on, the one before counts no
     /// more.
     pub async fn renew(&self) -> Result<(), RenewError> {
-        let subject = self.credentials.subject();
-        let key = KeyPair::generate();
-        let proof = key.sign(&wire::renew_proof(subject.id()));
-        let public_key = key.public_key().as_bytes().to_vec();
-        let mut client = JoinClient::new(self.uplink.channel());
-        let asking = client.renew(wire::RenewRequest { public_key, proof });
-        let reply = tokio::time::timeout(CALL_TIME_MAX, asking)
-            .await
-            .map_err(|_| RenewError::NoAnswer)?
-            .map_err(|status| RenewError::Call(Box::new(status)))?
-            .into_inner();
-        let authorities = match reply.authorities {
-            none if none.is_empty() => self.credentials.authorities(),
-            said => said,
-        };
-        let identity = Identity { key, certificate: reply.certificate, authorities };
-        let next = Credentials::new(&identity, Arc::clone(&self.clock))?;
-        if next.subject() != subject {
-            return Err(RenewError::SomebodyElses);
-        }
-        identity.save(&self.file)?;
-        self.credentials.replace(&identity)?;
-        self.uplink.learn(&reply.servers);
-        // Whoever calls next shows it; what is under way goes on.
-        self.uplink.redial();
-        Ok(())
+        once(&self.credentials, &self.file, &self.uplink, Arc::clone(&self.clock)).await
     }
+}
+
+pub(crate) async fn once(
+    credentials: &Credentials,
+    file: &Path,
+    uplink: &Uplink,
+    clock: Arc<dyn Clock>,
+) -> Result<(), RenewError> {
+    let subject = credentials.subject();
+    let key = KeyPair::generate();
+    let proof = key.sign(&wire::renew_proof(subject.id()));
+    let public_key = key.public_key().as_bytes().to_vec();
+    let mut client = JoinClient::new(uplink.channel());
+    let asking = client.renew(wire::RenewRequest { public_key, proof });
+    let reply = tokio::time::timeout(CALL_TIME_MAX, asking)
+        .await
+        .map_err(|_| RenewError::NoAnswer)?
+        .map_err(|status| RenewError::Call(Box::new(status)))?
+        .into_inner();
+    let authorities = match reply.authorities {
+        none if none.is_empty() => credentials.authorities(),
+        said => said,
+    };
+    let identity = Identity { key, certificate: reply.certificate, authorities };
+    let next = Credentials::new(&identity, clock)?;
+    if next.subject() != subject {
+        return Err(RenewError::SomebodyElses);
+    }
+    identity.save(file)?;
+    credentials.replace(&identity)?;
+    uplink.learn(&reply.servers);
+    // Whoever calls next shows it; what is under way goes on.
+    uplink.redial();
+    Ok(())
 }
 
 #[cfg(test)]

@@ -26,6 +26,10 @@ pub const ASK_LEN_MAX: usize = 2 * 1024 * 1024;
 /// saw. Believed of a server alone.
 pub const MEMBER_METADATA: &str = "insula-member";
 pub const SERIAL_METADATA: &str = "insula-serial";
+/// Tells a refusal that is for ever from one that another certificate mends: `REFUSED_REMOVED`.
+pub const REFUSAL_METADATA: &str = "insula-refusal";
+/// The member was removed from the fleet; its id never joins again.
+pub const REFUSED_REMOVED: &str = "removed";
 
 /// What the key of a newcomer signs.
 pub fn join_proof(token: &str, id: &str) -> Vec<u8> {

@@ -148,8 +148,13 @@ async fn a_member_that_is_removed_is_out_at_once_and_stays_out() {
     }
     assert!(matches!(port.next().await, Inbound::NodeGone { .. } | Inbound::GatewayGone { .. }));
     assert!(matches!(port.next().await, Inbound::NodeGone { .. } | Inbound::GatewayGone { .. }));
-    assert_eq!(session(nodes, 1).await.err().unwrap().code(), Code::PermissionDenied);
-    assert_eq!(edge(gateways, 1).await.err().unwrap().code(), Code::PermissionDenied);
+    let refusals = [session(nodes, 1).await.err(), edge(gateways, 1).await.err()];
+    for refused in refusals.map(Option::unwrap) {
+        assert_eq!(refused.code(), Code::PermissionDenied);
+        // So that it knows that no certificate mends it.
+        let why = refused.metadata().get(wire::REFUSAL_METADATA).unwrap();
+        assert_eq!(why, wire::REFUSED_REMOVED);
+    }
 }
 
 #[tokio::test]

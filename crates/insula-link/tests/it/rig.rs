@@ -110,7 +110,7 @@ impl Registry for Book {
     fn check(&self, member: Member, serial: Serial) -> Verdict<'_, ()> {
         let mut entries = self.entries.lock().unwrap();
         let verdict = if entries.revoked.contains(&member) {
-            refuse(Why::Denied, "removed from this fleet")
+            refuse(Why::Removed, "removed from this fleet")
         } else {
             match entries.serials.get_mut(&member) {
                 Some((_, used)) if serial.0 >= *used => {

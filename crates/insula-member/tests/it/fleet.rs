@@ -18,8 +18,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::transport::server::Connected;
-use tonic::{Request, Response, Status};
+use tonic::{Code, Request, Response, Status};
 
 pub const NOW_MS: i64 = 1_790_000_000_000;
 
@@ -46,6 +47,9 @@ struct State {
     callers: Vec<Option<u64>>,
     addresses: Vec<String>,
     connections: usize,
+    /// Removed for ever; and those whose certificates of before this serial count no more.
+    removed: Vec<String>,
+    superseded: BTreeMap<String, u64>,
 }
 
 impl Fleet {
@@ -72,6 +76,28 @@ impl Fleet {
     /// Those that came, whatever became of them.
     pub fn connections(&self) -> usize {
         self.state().connections
+    }
+
+    pub fn remove(&self, id: &str) {
+        self.state().removed.push(id.to_owned());
+    }
+
+    /// As if a copy of the member's folder had renewed.
+    pub fn supersede(&self, id: &str) {
+        let mut state = self.state();
+        state.serial += 1;
+        let serial = state.serial;
+        state.superseded.insert(id.to_owned(), serial);
+    }
+
+    fn refuse_removed(&self, id: &str) -> Result<(), Status> {
+        if self.state().removed.iter().any(|removed| removed == id) {
+            let mut metadata = MetadataMap::new();
+            let removed = MetadataValue::from_static(wire::REFUSED_REMOVED);
+            metadata.insert(wire::REFUSAL_METADATA, removed);
+            return Err(Status::with_metadata(Code::PermissionDenied, "removed", metadata));
+        }
+        Ok(())
     }
 
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
@@ -205,6 +231,7 @@ impl Join for Service {
         let asked = request.into_inner();
         let key = PublicKey::from_bytes(&asked.public_key).unwrap();
         assert!(key.verify(&join_proof(&asked.token, &asked.id), &asked.proof));
+        self.0.refuse_removed(&asked.id)?;
         {
             let mut state = self.0.state();
             let used = state.tokens.get_mut(&asked.token);
@@ -228,6 +255,11 @@ impl Join for Service {
     ) -> Result<Response<wire::EnrolReply>, Status> {
         let peer = self.note(&request);
         let peer = peer.ok_or_else(|| Status::unauthenticated("show a certificate"))?;
+        self.0.refuse_removed(peer.subject.id())?;
+        let used = self.0.state().superseded.get(peer.subject.id()).copied();
+        if used.is_some_and(|used| peer.serial < used) {
+            return Err(Status::permission_denied("a newer certificate was used"));
+        }
         let asked = request.into_inner();
         let key = PublicKey::from_bytes(&asked.public_key).unwrap();
         assert!(key.verify(&renew_proof(peer.subject.id()), &asked.proof));

@@ -60,9 +60,9 @@ async fn a_token_makes_a_member_once_and_is_not_needed_afterwards() {
     assert_eq!(joined.name.as_deref(), Some("as-the-fleet-says"));
     let mut known = joined.servers.all();
     known.sort();
-    let mut servers = [one.address.to_string(), two.address.to_string()];
+    let mut servers = ["127.0.0.1:1".to_owned(), one.address.to_string(), two.address.to_string()];
     servers.sort();
-    assert_eq!(known, servers, "those that the fleet named");
+    assert_eq!(known, servers, "those that the fleet named, and what the operator named");
     assert_eq!(newcomer.names(), ["credentials.json", "servers.json"]);
     let mode = std::fs::metadata(&newcomer.files.credentials).unwrap().permissions().mode();
     assert_eq!(mode & 0o7777, 0o600);
@@ -154,4 +154,42 @@ async fn mistakes_in_addresses_are_said_before_anybody_is_called() {
     assert!(matches!(no_one.join(None).await, Err(JoinError::NoServer)));
     let url = Newcomer::new(&fleet, node(1), &["https://a.example".into()]);
     assert!(matches!(url.join(None).await, Err(JoinError::Address(_))));
+}
+
+#[tokio::test]
+async fn who_was_removed_joins_as_somebody_new_or_not_at_all() {
+    let fleet = Fleet::new();
+    let server = fleet.server().await;
+    let mut newcomer = Newcomer::new(&fleet, node(1), &[server.address.to_string()]);
+    let before = newcomer.join(Some(&fleet.token(1))).await.unwrap();
+    fleet.remove(&node(1).to_string());
+    // Nobody has said anything yet: what runs goes on.
+    let serial = before.credentials.serial();
+    assert_eq!(newcomer.join(None).await.unwrap().credentials.serial(), serial);
+    let token = fleet.token(2);
+    for _ in 0..2 {
+        let refused = newcomer.join(Some(&token)).await.unwrap_err();
+        assert!(matches!(refused, JoinError::Removed { member } if member == node(1)), "{refused}");
+    }
+    newcomer.files.forget().unwrap();
+    newcomer.member = node(2);
+    // The token was not used up by the tries.
+    let anew = newcomer.join(Some(&token)).await.unwrap();
+    assert_eq!(anew.credentials.subject().id(), node(2).to_string());
+}
+
+#[tokio::test]
+async fn who_was_superseded_joins_again_and_keeps_its_id() {
+    let fleet = Fleet::new();
+    let server = fleet.server().await;
+    let newcomer = Newcomer::new(&fleet, node(1), &[server.address.to_string()]);
+    let used = fleet.token(1);
+    let before = newcomer.join(Some(&used)).await.unwrap();
+    fleet.supersede(&node(1).to_string());
+    // The token of long ago stands in a unit file: it is of no use, and no reason to stay down.
+    let again = newcomer.join(Some(&used)).await.unwrap();
+    assert_eq!(again.credentials.serial(), before.credentials.serial());
+    let after = newcomer.join(Some(&fleet.token(2))).await.unwrap();
+    assert_eq!(after.credentials.subject(), before.credentials.subject());
+    assert!(after.credentials.serial() > before.credentials.serial());
 }
