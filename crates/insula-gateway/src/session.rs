@@ -48,6 +48,14 @@ impl SessionError {
             Self::Ended => None,
         }
     }
+
+    /// The server's own words, if it had any.
+    fn words(&self) -> Option<&str> {
+        match self {
+            Self::Begin(status) | Self::Read(status) => Some(status.message()),
+            Self::Ended => None,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -77,7 +85,9 @@ impl Session {
                 let hint = refusal.map(Refusal::hint);
                 info!(
                     error = &error as &dyn std::error::Error,
-                    hint, "without the server; serving on"
+                    words = error.words(),
+                    hint,
+                    "without the server; serving on"
                 );
                 told = true;
             }

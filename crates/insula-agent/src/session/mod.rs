@@ -26,7 +26,7 @@ use insula_wire::node::{self as wire, HEARTBEAT_MS, PROTOCOL};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::Status;
+use tonic::{Code, Status};
 
 use crate::board::{Board, BoardWatch};
 use crate::contact::Contact;
@@ -104,12 +104,22 @@ impl SessionError {
             Self::Ended | Self::NoGreeting | Self::Silent | Self::Late | Self::Document(_) => None,
         }
     }
+
+    /// Another machine has a session as this node, and keeps it. It may end at any moment, so this
+    /// is no refusal; but nobody here would ever learn of it.
+    fn is_contest(&self) -> bool {
+        match self {
+            Self::Open(status) | Self::Broken(status) => status.code() == Code::AlreadyExists,
+            Self::Ended | Self::NoGreeting | Self::Silent | Self::Late | Self::Document(_) => false,
+        }
+    }
 }
 
 impl Session {
     /// Holds a session whenever there is a server, until the end is asked for.
     pub async fn keep(self, shutdown: Shutdown) {
         let (mut failures, mut refusals) = (0u32, 0u32);
+        let mut contested = false;
         loop {
             let mut greeted = false;
             let ended = tokio::select! {
@@ -121,6 +131,7 @@ impl Session {
             if greeted {
                 failures = 0;
             }
+            let was_contested = std::mem::replace(&mut contested, error.is_contest());
             match refusal {
                 Some(refusal) if refusals == 0 => {
                     let (error, hint) = (chain(&error), refusal.hint());
@@ -130,6 +141,9 @@ impl Session {
                 None if greeted => {
                     let error = chain(&error);
                     tracing::warn!(error, "lost the server; nothing here changes");
+                }
+                None if contested && !was_contested => {
+                    tracing::error!(error = %chain(&error), "this node is kept out; apps go on");
                 }
                 None if failures == 0 => {
                     tracing::debug!(error = %chain(&error), "no server yet");

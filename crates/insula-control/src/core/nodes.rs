@@ -20,9 +20,15 @@ impl Core {
         let mut pass = self.pass();
         for node in std::mem::take(&mut self.ailing) {
             let Some(session) = self.sessions.get(&node) else { continue };
-            let Some(said) = &session.ailments else { continue };
+            let contested = self.contested.get(&node);
+            let said = match &session.ailments {
+                Some(said) => said.as_slice(),
+                // Who keeps the rightful one out may never say anything.
+                None if contested.is_some() => &[],
+                None => continue,
+            };
             let Some(row) = self.world.nodes.get(&node) else { continue };
-            let ailments = ailments::all(said, session.skew_ms, self.contested.get(&node));
+            let ailments = ailments::all(said, session.skew_ms, contested);
             if row.ailments == ailments {
                 continue;
             }
