@@ -8,6 +8,7 @@ use tempfile::TempDir;
 
 use crate::app::App;
 use crate::folder;
+use crate::http::Answer;
 
 pub fn folder() -> Result<TempDir> {
     folder::with(&[("main.py", SOURCE), ("Procfile", "web: exec python3 main.py\n")])
@@ -35,15 +36,17 @@ impl Tried {
 /// Has the app try something.
 pub fn attempt(app: &App<'_>, what: &str, argument: &str) -> Result<Tried> {
     let answer = app.visit(&format!("/{what}?{argument}"))?;
+    read(&answer).with_context(|| format!("ask {} for {what} {argument}", app.url))
+}
+
+/// What an explorer's answer says.
+pub fn read(answer: &Answer) -> Result<Tried> {
     let text = answer.text();
     match (answer.status, text.split_once(' ')) {
-        (200, Some(("ok", rest))) => {
-            Ok::<_, anyhow::Error>(Tried::Done(rest.trim_end().to_owned()))
-        }
+        (200, Some(("ok", rest))) => Ok(Tried::Done(rest.trim_end().to_owned())),
         (200, Some(("no", rest))) => Ok(Tried::Failed(rest.trim_end().to_owned())),
-        _ => bail!("{what} {argument}: {} {text}", answer.status),
+        (status, _) => bail!("not an explorer's answer: {status} {text}"),
     }
-    .with_context(|| format!("ask {}", app.url))
 }
 
 const SOURCE: &str = r#"import http.server, json, os, signal, socket, threading, urllib.parse, urllib.request

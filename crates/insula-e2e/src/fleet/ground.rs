@@ -120,6 +120,12 @@ impl Ground {
         nft(&self.hub(), &rules)
     }
 
+    /// Listens to everything that crosses the ground.
+    pub fn tap(&self) -> Result<super::capture::Capture> {
+        let (name, namespace) = (BRIDGE.to_owned(), self.hub());
+        super::capture::Capture::begin(&Place { name, address: Ipv4Addr::UNSPECIFIED, namespace })
+    }
+
     /// Takes back every cut.
     pub fn heal(&self) -> Result<()> {
         nft(&self.hub(), "flush chain bridge insula forward\n")

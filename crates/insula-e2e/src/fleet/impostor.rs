@@ -29,6 +29,8 @@ use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::{Code, Status};
 
 use super::ground::Place;
+use crate::machine::wait_for;
+use crate::story::MOMENT;
 
 const HEARTBEAT: Duration = Duration::from_millis(500);
 
@@ -50,8 +52,8 @@ pub struct Impostor {
 
 #[derive(Debug, Default)]
 struct Heard {
-    welcomed: bool,
-    targets: usize,
+    /// Of the Target that it was sent last.
+    generation: Option<u64>,
     ended: Option<(Code, String)>,
 }
 
@@ -144,7 +146,7 @@ impl Impostor {
     /// Holds nothing, has nothing, lacks nothing.
     pub fn report_nothing(&self) -> Result<()> {
         let nothing = NodeReport {
-            generation: Generation(0),
+            generation: Generation(self.generation()?),
             instances: vec![],
             builds: vec![],
             ailments: vec![],
@@ -152,12 +154,13 @@ impl Impostor {
         self.report(&nothing)
     }
 
-    pub fn was_welcomed(&self) -> bool {
-        note(&self.heard, |heard| heard.welcomed)
-    }
-
-    pub fn targets(&self) -> usize {
-        note(&self.heard, |heard| heard.targets)
+    /// Of the Target that it was sent last: a report counts once it answers that.
+    pub fn generation(&self) -> Result<u64> {
+        wait_for("a Target comes", MOMENT, || {
+            Ok(note(&self.heard, |heard| heard.generation).is_some())
+        })
+        .with_context(|| format!("{:?}", self.ended()))?;
+        note(&self.heard, |heard| heard.generation).context("a generation")
     }
 
     /// How its session ended, if it has.
@@ -232,8 +235,9 @@ async fn session(
         let mut incoming = client.session(UnboundedReceiverStream::new(queue)).await?.into_inner();
         while let Some(message) = incoming.message().await? {
             note(heard, |heard| match message.message {
-                Some(wire::server_message::Message::Welcome(_)) => heard.welcomed = true,
-                Some(wire::server_message::Message::Target(_)) => heard.targets += 1,
+                Some(wire::server_message::Message::Target(target)) => {
+                    heard.generation = Some(target.generation);
+                }
                 _ => {}
             });
         }

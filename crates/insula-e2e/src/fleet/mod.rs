@@ -4,6 +4,7 @@
 //! off. The command line runs in the place of a server, because the API is on loopback.
 
 mod api;
+pub mod capture;
 pub mod database;
 pub mod ground;
 pub mod impostor;

@@ -63,13 +63,16 @@ impl Role {
     pub fn start(&mut self) -> Result<()> {
         self.reap()?;
         let log = File::options().create(true).append(true).open(&self.log)?;
+        let supervises = self.args.first().is_some_and(|role| role == "up");
+        let log_format: &[&str] =
+            if supervises { &["--log-json"] } else { &["--log-format", "json"] };
         let child = self
             .place
             .command(&self.program)
             .args(&self.args)
             .arg("--data")
             .arg(&self.data)
-            .args(["--log-format", "json"])
+            .args(log_format)
             .envs(self.environment.iter().cloned())
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)

@@ -1,1 +1,474 @@
 //! How machines become nodes, and who does not.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use insula_e2e::app::good;
+use insula_e2e::fleet::impostor::{Greeting, Identified, Impostor};
+use insula_e2e::fleet::process::Role;
+use insula_e2e::fleet::{Fleet, Shape};
+use insula_e2e::machine::wait_for;
+use insula_e2e::story::{self, MOMENT};
+use insula_kit::clock::SystemClock;
+use insula_kit::pki::Identity;
+use insula_kit::tls::Credentials;
+use serde_json::{Value, json};
+use tonic::Code;
+
+use super::{app, can_lay_ground};
+
+const ONE_OF_EACH: Shape = Shape { servers: 1, nodes: 1, gateways: 0 };
+
+/// What the operator sees of a node.
+pub fn node(fleet: &Fleet, name: &str) -> Result<Option<Value>> {
+    let nodes = fleet.json(&["nodes", "list"])?;
+    let nodes = nodes.as_array().context("a list of nodes")?;
+    Ok(nodes.iter().find(|node| node["name"] == name).cloned())
+}
+
+fn wait_state(fleet: &Fleet, name: &str, wanted: &str) -> Result<()> {
+    let mut last = None;
+    wait_for(&format!("{name} is {wanted}"), MOMENT, || {
+        last = node(fleet, name)?;
+        Ok(last.as_ref().is_some_and(|node| node["state"] == wanted))
+    })
+    .with_context(|| format!("{last:?}"))
+}
+
+/// Starts somebody who must not get in, and returns what it said.
+fn turned_away(mut role: Role) -> Result<String> {
+    role.start()?;
+    let code = role.ended_within(MOMENT)?;
+    ensure!(code == Some(1), "it ended with {code:?} and said {}", role.log());
+    ensure!(!role.data.join("agent/credentials.json").exists(), "it has a certificate");
+    Ok(role.log())
+}
+
+#[test]
+fn a_token_counts_once_for_its_role_and_until_it_ends() -> Result<()> {
+    if !can_lay_ground() {
+        return Ok(());
+    }
+    let mut fleet = Fleet::start(Shape { servers: 1, nodes: 0, gateways: 0 })?;
+    let token = fleet.token(&[])?;
+    let mut first = fleet.node_role(0, &token)?;
+    first.start()?;
+    fleet.nodes.push(first);
+    fleet.wait_until_ready(1)?;
+    let mut number = 10;
+    let mut refused = |fleet: &mut Fleet, token: &str| {
+        number += 1;
+        let role = fleet.node_role(number, token)?;
+        turned_away(role)
+    };
+
+    let twice = refused(&mut fleet, &token)?;
+    ensure!(twice.contains("the join token was used by node_"), "{twice}");
+    ensure!(twice.contains("insula nodes token"), "no way out: {twice}");
+
+    let of_gateway = fleet.token(&["--for", "gateway"])?;
+    let other_role = refused(&mut fleet, &of_gateway)?;
+    ensure!(other_role.contains("the join token is not for a node"), "{other_role}");
+
+    let short = fleet.json(&["nodes", "token", "--expires", "1s"])?;
+    let expires = short["join"]["expires"].as_str().context("expires")?.to_owned();
+    wait_for("the token has expired", MOMENT, || Ok(story_now()? > expires))?;
+    let expired = refused(&mut fleet, short["secret"].as_str().context("secret")?)?;
+    ensure!(expired.contains("the join token has expired"), "{expired}");
+
+    let revoked = fleet.json(&["nodes", "token"])?;
+    let id = revoked["join"]["id"].as_str().context("id")?;
+    good(&fleet.api("DELETE", &format!("/v1/joins/{id}"), None)?)?;
+    let deleted = refused(&mut fleet, revoked["secret"].as_str().context("secret")?)?;
+    ensure!(deleted.contains("there is no such join token"), "{deleted}");
+
+    for nonsense in ["nonsense", "", "insj_x.y", &token[..token.len() - 4]] {
+        let said = refused(&mut fleet, nonsense)?;
+        ensure!(said.contains("token"), "{nonsense:?}: {said}");
+        ensure!(!said.contains("panicked"), "{nonsense:?}: {said}");
+    }
+    ensure!(fleet.node_states()? == [("n0".to_owned(), "ready".to_owned())]);
+    Ok(())
+}
+
+/// As the API writes times.
+fn story_now() -> Result<String> {
+    let output = Command::new("date").args(["-u", "+%Y-%m-%dT%H:%M:%S.%3NZ"]).output()?;
+    Ok(String::from_utf8(output.stdout)?.trim().to_owned())
+}
+
+#[test]
+fn a_token_of_another_fleet_tells_that_this_is_not_its_server() -> Result<()> {
+    if !can_lay_ground() {
+        return Ok(());
+    }
+    let other = Fleet::start(Shape { servers: 1, nodes: 0, gateways: 0 })?;
+    let token = other.token(&[])?;
+    drop(other);
+    let mut fleet = Fleet::start(Shape { servers: 1, nodes: 0, gateways: 0 })?;
+    let mut role = fleet.node_role(0, &token)?;
+    role.start()?;
+    wait_for("it says whom it met", MOMENT, || {
+        Ok(role.log().contains("not of the fleet that was named"))
+    })
+    .with_context(|| role.log())?;
+    role.stop()?;
+    ensure!(!role.data.join("agent/credentials.json").exists(), "it has a certificate");
+    // The token was not shown to a server that is not the one it names.
+    let secret = token.split('.').next().context("secret")?;
+    ensure!(
+        !role.log().contains(secret) && !fleet.servers[0].log().contains(secret),
+        "the token was logged"
+    );
+    ensure!(fleet.node_states()?.is_empty());
+    Ok(())
+}
+
+/// Files that hold what nobody else may read, and who else could.
+fn open_secrets(folder: &Path) -> Result<Vec<String>> {
+    let mut open = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        let mode = entry.metadata()?.permissions().mode() & 0o777;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if matches!(name.as_str(), "credentials.json" | "joining.json" | "key") && mode != 0o600 {
+            open.push(format!("{name} {mode:o}"));
+        }
+    }
+    Ok(open)
+}
+
+#[test]
+fn a_member_returns_without_a_token_and_its_key_is_its_own() -> Result<()> {
+    if !can_lay_ground() {
+        return Ok(());
+    }
+    let mut fleet = Fleet::start(Shape { servers: 1, nodes: 1, gateways: 1 })?;
+    for folder in [fleet.nodes[0].data.join("agent"), fleet.gateways[0].data.join("gateway")] {
+        ensure!(folder.join("credentials.json").exists(), "{}", folder.display());
+        let open = open_secrets(&folder)?;
+        ensure!(open.is_empty(), "{}: {open:?}", folder.display());
+    }
+    let before = node(&fleet, "n0")?.context("n0")?;
+    fleet.nodes[0].stop()?;
+    fleet.gateways[0].stop()?;
+    fleet.nodes[0].start()?;
+    fleet.gateways[0].start()?;
+    fleet.wait_until_ready(1)?;
+    wait_for("it has come again", MOMENT, || {
+        let after = node(&fleet, "n0")?.context("n0")?;
+        Ok(after["hello"] != before["hello"] && after["id"] == before["id"])
+    })?;
+    // The server as well, and members that were left alone meanwhile find it again.
+    fleet.servers[0].kill()?;
+    fleet.servers[0].start()?;
+    wait_for("the server answers", MOMENT, || Ok(fleet.cli_at(0, &["status"])?.status.success()))?;
+    fleet.wait_until_ready(1)
+}
+
+#[test]
+fn a_removed_node_is_out_at_once_and_for_ever() -> Result<()> {
+    if !can_lay_ground() {
+        return Ok(());
+    }
+    let mut fleet = Fleet::start(Shape { servers: 1, nodes: 2, gateways: 1 })?;
+    let source = app(2)?;
+    let url = story::url(&fleet.deploy(source.path(), "app")?)?;
+    let gone = node(&fleet, "n1")?.context("n1")?["id"].clone();
+    ensure!(on(&fleet, "app", &gone)? == 1, "the two are not spread");
+    let thief = Identified::steal(
+        &fleet.nodes[1].data,
+        &fleet.folder().join("thief"),
+        &fleet.fleet_addresses(),
+    )?;
+
+    fleet.ok(&["nodes", "remove", "n1", "--yes"])?;
+    ensure!(node(&fleet, "n1")?.is_none(), "it is listed still");
+    wait_for("both instances are on the other node", MOMENT, || {
+        let listed = fleet.json(&["ps", "--app", "app"])?;
+        let listed = listed.as_array().context("a list")?;
+        let ready = listed.iter().filter(|i| i["state"] == "ready" && i["node"] != gone);
+        Ok(ready.count() == 2 && listed.len() == 2)
+    })?;
+    let answer = fleet.visit(0, &url, "/")?;
+    ensure!(answer.status == 200, "{} {}", answer.status, answer.text());
+    wait_for("the agent says that it was removed", MOMENT, || {
+        Ok(fleet.nodes[1].log().contains("was removed from this fleet"))
+    })
+    .with_context(|| fleet.nodes[1].log())?;
+    ensure!(fleet.nodes[1].is_running()?, "its apps are the operator's to end: {}", fleet.logs());
+
+    // Its relay refuses everybody who knows, and it gets nowhere with theirs.
+    let place = fleet.ground.place("thief")?;
+    let session = Impostor::speak(&place, &thief, &Greeting::default())?;
+    wait_for("the stolen certificate is refused", MOMENT, || Ok(session.ended().is_some()))?;
+    let ended = session.ended().context("ended")?;
+    ensure!(ended.0 == Code::PermissionDenied, "{ended:?}");
+    ensure!(ended.1.contains("was removed from this fleet"), "{ended:?}");
+
+    // Not with its old folder, not even with a new token.
+    fleet.nodes[1].stop()?;
+    let token = fleet.token(&[])?;
+    let mut again = Role::new(
+        fleet.nodes[1].place.clone(),
+        fleet.folder(),
+        &insula_e2e::machine::program()?,
+        &["agent", "--server", &fleet.fleet_addresses(), "--token", &token],
+    );
+    again.start()?;
+    wait_for("it is refused again", MOMENT, || {
+        Ok(again.log().matches("was removed from this fleet").count() >= 2)
+    })
+    .with_context(|| again.log())?;
+    again.stop()?;
+    fs::remove_file(again.data.join("agent/credentials.json"))?;
+    again.start()?;
+    let code = again.ended_within(MOMENT)?;
+    ensure!(code == Some(1), "{code:?}: {}", again.log());
+    ensure!(fleet.node_states()?.len() == 1, "{:?}", fleet.node_states()?);
+    Ok(())
+}
+
+/// How many instances of an app are on a node.
+fn on(fleet: &Fleet, app: &str, node: &Value) -> Result<usize> {
+    let listed = fleet.json(&["ps", "--app", app])?;
+    let listed = listed.as_array().context("a list")?;
+    Ok(listed.iter().filter(|instance| instance["node"] == *node).count())
+}
+
+/// Whom the certificate in a folder names.
+fn identity_of(folder: &Path) -> Result<String> {
+    let identity = Identity::load(&folder.join("credentials.json"))?;
+    let credentials = Credentials::new(&identity, Arc::new(SystemClock))?;
+    Ok(credentials.subject().id().to_owned())
+}
+
+#[test]
+fn a_removed_gateway_gets_no_route_and_reaches_no_relay() -> Result<()> {
+    if !can_lay_ground() {
+        return Ok(());
+    }
+    let fleet = Fleet::start(Shape { servers: 1, nodes: 1, gateways: 2 })?;
+    let source = app(1)?;
+    let url = story::url(&fleet.deploy(source.path(), "app")?)?;
+    for gateway in 0..2 {
+        ensure!(fleet.visit(gateway, &url, "/")?.status == 200, "gateway {gateway}");
+    }
+    let listed = fleet.json(&["gateways", "list"])?;
+    let listed = listed.as_array().context("a list")?;
+    ensure!(listed.len() == 2 && listed.iter().all(|one| one["connected"] == true), "{listed:?}");
+    let id = identity_of(&fleet.gateways[1].data.join("gateway"))?;
+    fleet.ok(&["gateways", "remove", &id, "--yes"])?;
+    let left = fleet.json(&["gateways", "list"])?;
+    ensure!(!left.to_string().contains(&id), "{left}");
+    let mut last = String::new();
+    wait_for("it reaches nothing any more", MOMENT, || {
+        let answer = fleet.visit(1, &url, "/")?;
+        last = format!("{} {}", answer.status, answer.text());
+        Ok(answer.status >= 500)
+    })
+    .with_context(|| last)?;
+    ensure!(fleet.visit(0, &url, "/")?.status == 200, "the other one suffers");
+    wait_for("it says so", MOMENT, || {
+        Ok(fleet.gateways[1].log().contains("was removed from this fleet"))
+    })
+    .with_context(|| fleet.gateways[1].log())
+}
+
+#[test]
+fn two_machines_with_one_identity_are_noticed() -> Result<()> {
+    if !can_lay_ground() {
+        return Ok(());
+    }
+    let mut fleet = Fleet::start(ONE_OF_EACH)?;
+    let copy = fleet.folder().join("copy");
+    let clone = Identified::steal(&fleet.nodes[0].data, &copy, &fleet.fleet_addresses())?;
+    let place = fleet.ground.place("clone")?;
+    let greeting = Greeting { name: "n0".into(), ..Greeting::default() };
+    let (mut session, mut ends) = (Impostor::speak(&place, &clone, &greeting)?, Vec::new());
+    // Whoever is there when the quarrel is noticed stays, and the other one is told.
+    wait_for("one of the two is told", MOMENT, || {
+        if let Some(ended) = session.ended() {
+            ends.push(ended);
+            session = Impostor::speak(&place, &clone, &greeting)?;
+        }
+        Ok(ends.iter().any(|(code, _)| *code == Code::AlreadyExists)
+            || fleet.nodes[0].log().contains("was its disk cloned?"))
+    })
+    .with_context(|| format!("{ends:?}"))?;
+    let mut last = None;
+    wait_for("the operator sees it", MOMENT, || {
+        last = node(&fleet, "n0")?;
+        let text = last.as_ref().map(|node| node["notes"].to_string()).unwrap_or_default();
+        Ok(text.contains(&place.address.to_string()))
+    })
+    .with_context(|| format!("{last:?}"))?;
+    drop(session);
+    wait_for("the node is there again", MOMENT, || {
+        last = node(&fleet, "n0")?;
+        Ok(last.as_ref().is_some_and(|node| node["connected"] == true))
+    })
+    .with_context(|| format!("{last:?}"))
+}
+
+#[test]
+fn the_second_node_of_a_name_gets_another_or_is_told() -> Result<()> {
+    if !can_lay_ground() {
+        return Ok(());
+    }
+    let mut fleet = Fleet::start(ONE_OF_EACH)?;
+    // Its token says so.
+    let token = fleet.token(&["--name", "n0"])?;
+    let mut named = fleet.node_role(1, &token)?;
+    named.start()?;
+    fleet.nodes.push(named);
+    // It says so itself.
+    let token = fleet.token(&[])?;
+    let mut says = fleet.node_role(2, &token)?;
+    says.forget_argument("--name");
+    says.start()?;
+    fleet.nodes.push(says);
+    let token = fleet.token(&[])?;
+    let mut same = fleet.node_role(3, &token)?;
+    same.forget_argument("--name");
+    same.start()?;
+    fleet.nodes.push(same);
+    fleet.wait_until_ready(4)?;
+    let mut names: Vec<String> = fleet.node_states()?.into_iter().map(|(name, _)| name).collect();
+    names.sort();
+    names.dedup();
+    ensure!(names.len() == 4, "{names:?}");
+    Ok(())
+}
+
+#[test]
+fn an_agent_that_makes_no_sense_is_told_and_hurts_nobody() -> Result<()> {
+    if !can_lay_ground() {
+        return Ok(());
+    }
+    let mut fleet = Fleet::start(Shape { servers: 1, nodes: 1, gateways: 1 })?;
+    let source = app(1)?;
+    let url = story::url(&fleet.deploy(source.path(), "app")?)?;
+    let before = fleet.visit(0, &url, "/")?.text();
+    let place = fleet.ground.place("odd")?;
+    let token = fleet.token(&[])?;
+    let folder = fleet.folder().join("odd-member");
+    let odd = Identified::join(&place, &folder, &fleet.fleet_addresses(), &token)?;
+    let ended = |session: &Impostor| -> Result<(Code, String)> {
+        wait_for("its session ends", MOMENT, || Ok(session.ended().is_some()))?;
+        session.ended().context("ended")
+    };
+
+    // Other versions.
+    let current = insula_wire::node::PROTOCOL;
+    for (protocol, words) in
+        [(current + 1, "upgrade the server first"), (0, "upgrade it"), (u32::MAX, "upgrade")]
+    {
+        let greeting = Greeting { protocol, ..Greeting::default() };
+        let (code, said) = ended(&Impostor::speak(&place, &odd, &greeting)?)?;
+        ensure!(code == Code::FailedPrecondition && said.contains(words), "{code:?} {said}");
+    }
+
+    // Nonsense.
+    let nobody = json!({"id": "ins_01j8z3k5v7e6n9q2r4t6w8y0ab", "phase": {"phase": "ready"},
+        "endpoint": null, "restarts": 0, "exits_before_ready": 0, "last_exit": null,
+        "started": null, "ready_since": null, "warnings": []});
+    let many = json!({"generation": 0, "instances": vec![nobody.clone(); 10_000], "builds": []});
+    for (document, words) in [
+        ("nonsense".to_owned(), "makes no sense"),
+        ("{}".to_owned(), "makes no sense"),
+        (many.to_string(), "10000 instances are more than"),
+    ] {
+        let session = Impostor::speak(&place, &odd, &Greeting::default())?;
+        session.report_text(document);
+        let (code, said) = ended(&session)?;
+        ensure!(code == Code::InvalidArgument && said.contains(words), "{code:?} {said}");
+    }
+
+    // What others run is not its to speak of.
+    let session = Impostor::speak(&place, &odd, &Greeting::default())?;
+    let listed = fleet.json(&["ps", "--app", "app"])?;
+    let mut stolen = nobody;
+    stolen["id"] = listed[0]["id"].clone();
+    stolen["phase"] = json!({"phase": "finished"});
+    let generation = session.generation()?;
+    let lies = json!({"generation": generation, "instances": vec![stolen], "builds": []});
+    session.report_text(lies.to_string());
+    wait_state(&fleet, "odd", "ready")?;
+    let after = fleet.json(&["ps", "--app", "app"])?;
+    ensure!(after[0]["id"] == listed[0]["id"] && after[0]["state"] == "ready", "{after}");
+    ensure!(session.ended().is_none(), "{:?}", session.ended());
+    ensure!(fleet.visit(0, &url, "/")?.text() == before, "the app was restarted");
+    fleet.wait_until_ready(2)
+}
+
+#[test]
+fn a_node_whose_clock_is_an_hour_off_is_degraded_until_it_is_right() -> Result<()> {
+    if !can_lay_ground() {
+        return Ok(());
+    }
+    let mut fleet = Fleet::start(ONE_OF_EACH)?;
+    let place = fleet.ground.place("late")?;
+    let token = fleet.token(&[])?;
+    let folder = fleet.folder().join("late-member");
+    let late = Identified::join(&place, &folder, &fleet.fleet_addresses(), &token)?;
+    let off = Greeting { clock_off: Duration::from_secs(3_600), ..Greeting::default() };
+    let session = Impostor::speak(&place, &late, &off)?;
+    session.report_nothing()?;
+    wait_state(&fleet, "late", "degraded")?;
+    let notes = node(&fleet, "late")?.context("late")?["notes"].to_string();
+    ensure!(notes.contains("clock"), "{notes}");
+    drop(session);
+    let session = Impostor::speak(&place, &late, &Greeting::default())?;
+    session.report_nothing()?;
+    wait_state(&fleet, "late", "ready")
+}
+
+#[test]
+fn a_spec_that_fits_nowhere_fails_at_once_with_every_nodes_reason() -> Result<()> {
+    if !can_lay_ground() {
+        return Ok(());
+    }
+    let fleet = Fleet::start(Shape { servers: 1, nodes: 3, gateways: 0 })?;
+    let source = app(1)?;
+    let toml = "[components.web]\nkind = \"service\"\nrun = \"exec python3 main.py\"\nmemory = \"1000GiB\"\n";
+    insula_e2e::folder::write(source.path(), "insula.toml", toml)?;
+    let path = source.path().to_str().context("path")?;
+    let fails = |app: &str| -> Result<String> {
+        let output = fleet.cli_at(0, &["deploy", path, "--app", app, "--json"])?;
+        let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+        ensure!(!output.status.success(), "{said}");
+        Ok(said)
+    };
+    // Refused before anything is sent.
+    let said = fails("huge")?;
+    ensure!(said.contains("too_large_for_nodes") && said.contains("1000GiB"), "{said}");
+    // A machine would be large enough, and is not of the kind.
+    let toml = "[components.web]\nkind = \"service\"\nrun = \"exec python3 main.py\"\n\
+                placement = { labels = { disk = \"nvme\" } }\n";
+    insula_e2e::folder::write(source.path(), "insula.toml", toml)?;
+    let said = fails("picky")?;
+    for reason in ["no_capacity", "n0", "n1", "n2", "disk=nvme"] {
+        ensure!(said.contains(reason), "no {reason:?} in {said}");
+    }
+    // Nothing spins afterwards.
+    let passes = || -> Result<u64> {
+        let status = fleet.json(&["status"])?;
+        let reconcilers =
+            status["installation"]["reconcilers"].as_array().context("reconcilers")?;
+        Ok(reconcilers.iter().filter_map(|one| one["passes"].as_u64()).sum())
+    };
+    let cpu = || insula_e2e::process::cpu_ms(fleet.servers[0].pid().unwrap_or(0)).unwrap_or(0);
+    let (passes_before, cpu_before) = (passes()?, cpu());
+    // It is time that is measured here, not waited for.
+    std::thread::sleep(Duration::from_secs(3));
+    let (passes, cpu) = (passes()? - passes_before, cpu() - cpu_before);
+    ensure!(passes < 60, "{passes} passes in three seconds");
+    ensure!(cpu < 1_000, "{cpu} ms of processor in three seconds");
+    Ok(())
+}
