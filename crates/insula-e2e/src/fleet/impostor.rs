@@ -234,12 +234,9 @@ async fn session(
     let talk = async {
         let mut incoming = client.session(UnboundedReceiverStream::new(queue)).await?.into_inner();
         while let Some(message) = incoming.message().await? {
-            note(heard, |heard| match message.message {
-                Some(wire::server_message::Message::Target(target)) => {
-                    heard.generation = Some(target.generation);
-                }
-                _ => {}
-            });
+            if let Some(wire::server_message::Message::Target(target)) = message.message {
+                note(heard, |heard| heard.generation = Some(target.generation));
+            }
         }
         Err::<(), Status>(Status::ok("the server ended it without a word"))
     };

@@ -211,26 +211,32 @@ fn a_removed_node_is_out_at_once_and_for_ever() -> Result<()> {
     ensure!(ended.0 == Code::PermissionDenied, "{ended:?}");
     ensure!(ended.1.contains("was removed from this fleet"), "{ended:?}");
 
-    // Not with its old folder, not even with a new token.
+    // Not with its old folder either.
+    fleet.nodes[1].stop()?;
+    fleet.nodes[1].start()?;
+    wait_for("it is refused again", MOMENT, || {
+        Ok(fleet.nodes[1].log().matches("was removed from this fleet").count() >= 2)
+    })
+    .with_context(|| fleet.nodes[1].log())?;
+    ensure!(fleet.node_states()?.len() == 1, "{:?}", fleet.node_states()?);
+    // A token of the operator's lets it in as somebody new, and as nobody else.
     fleet.nodes[1].stop()?;
     let token = fleet.token(&[])?;
-    let mut again = Role::new(
+    let servers = fleet.fleet_addresses();
+    let mut anew = Role::new(
         fleet.nodes[1].place.clone(),
         fleet.folder(),
         &insula_e2e::machine::program()?,
-        &["agent", "--server", &fleet.fleet_addresses(), "--token", &token],
+        &["agent", "--server", &servers, "--token", &token, "--name", "anew"],
     );
-    again.start()?;
-    wait_for("it is refused again", MOMENT, || {
-        Ok(again.log().matches("was removed from this fleet").count() >= 2)
-    })
-    .with_context(|| again.log())?;
-    again.stop()?;
-    fs::remove_file(again.data.join("agent/credentials.json"))?;
-    again.start()?;
-    let code = again.ended_within(MOMENT)?;
-    ensure!(code == Some(1), "{code:?}: {}", again.log());
-    ensure!(fleet.node_states()?.len() == 1, "{:?}", fleet.node_states()?);
+    anew.start()?;
+    fleet.nodes.push(anew);
+    fleet.wait_state("anew", "ready", MOMENT).with_context(|| fleet.logs())?;
+    let anew = node(&fleet, "anew")?.context("anew")?;
+    ensure!(anew["id"] != gone, "{anew}");
+    let session = Impostor::speak(&place, &thief, &Greeting::default())?;
+    wait_for("what was stolen is worth nothing still", MOMENT, || Ok(session.ended().is_some()))?;
+    ensure!(session.ended().context("ended")?.0 == Code::PermissionDenied);
     Ok(())
 }
 
