@@ -15,7 +15,7 @@ use std::cmp::Reverse;
 use insula_model::app::App;
 use insula_model::instance::{Instance, Intent};
 use insula_model::spec::{ComponentSpec, RolloutSpec};
-use insula_model::{ComponentName, DeploymentId, NodeId, Timestamp};
+use insula_model::{ComponentName, DeploymentId, InstanceId, NodeId, Timestamp};
 
 use crate::action::{Action, Plan};
 use crate::nodes;
@@ -182,8 +182,8 @@ pub(crate) fn step(
         going: crew.going,
     };
     let before = tally.going;
-    drain_surplus(world, asked, crew, &mut tally, plan);
-    let stay = drain_replaced(world, asked, pace, crew, &mut tally, now, plan);
+    let gone = drain_surplus(world, asked, crew, &mut tally, plan);
+    let stay = drain_replaced(world, asked, pace, (crew, &gone), &mut tally, now, plan);
     let (placed, no) = place_missing(asked, pace, crew, &tally, plan);
     tell_who_stays(world, asked, crew, &stay, no.as_ref(), plan);
     // What only has to move can stay, and what leaves makes room.
@@ -194,26 +194,29 @@ pub(crate) fn step(
 }
 
 /// More than asked for: those that are not ready go first, then the youngest, because the oldest
-/// have proved themselves longest.
+/// have proved themselves longest. Returns who leaves.
 fn drain_surplus(
     world: &World,
     asked: &Asked<'_>,
     crew: &Crew<'_>,
     tally: &mut Tally,
     plan: &mut Plan,
-) {
+) -> Vec<InstanceId> {
+    let mut gone = Vec::new();
     for spare in least_proved_first(world, crew.keep.iter().copied()) {
         if tally.keep <= asked.want {
-            return;
+            break;
         }
         let ready = serves(world, spare);
         if !world.is_here(spare.node) || (ready && tally.ready <= asked.want) {
             continue;
         }
         plan.act(Action::Drain { instance: spare.id, why: "more of them than are asked for" });
+        gone.push(spare.id);
         tally.keep -= 1;
         tally.leaves(ready);
     }
+    gone
 }
 
 /// Those that others have replaced. Returns who stays for now.
@@ -221,7 +224,7 @@ fn drain_replaced<'a>(
     world: &World,
     asked: &Asked<'_>,
     pace: Pace,
-    crew: &Crew<'a>,
+    (crew, gone): (&Crew<'a>, &[InstanceId]),
     tally: &mut Tally,
     now: Timestamp,
     plan: &mut Plan,
@@ -235,7 +238,7 @@ fn drain_replaced<'a>(
         let spared = !ready
             || tally.ready > least
             // An app that is never ready must not keep a node from being drained.
-            || (evicted && tally.run > asked.want && had_its_time(world, asked, crew, now, plan));
+            || (evicted && tally.run > asked.want && had_its_time(world, asked, (crew, gone), now, plan));
         if !world.is_here(one.node) || tally.run <= least || !spared {
             stay.push(one);
             continue;
@@ -247,15 +250,21 @@ fn drain_replaced<'a>(
     stay
 }
 
-/// Whether the youngest that may stay has proved itself, or had all the time for it.
+/// Whether the youngest that stays has proved itself, or had all the time for it. One that has just
+/// been told to leave proves nothing.
 fn had_its_time(
     world: &World,
     asked: &Asked<'_>,
-    crew: &Crew<'_>,
+    (crew, gone): (&Crew<'_>, &[InstanceId]),
     now: Timestamp,
     plan: &mut Plan,
 ) -> bool {
-    let Some(youngest) = crew.keep.iter().max_by_key(|i| i.id) else { return false };
+    let stay = crew.keep.iter().filter(|i| !gone.contains(&i.id));
+    let Some(youngest) = stay.max_by_key(|i| i.id) else { return false };
+    // Of what a silent node has nobody can say; it is heard again or given up in a moment.
+    if !world.is_here(youngest.node) {
+        return false;
+    }
     let over = youngest.created.plus(asked.spec.health.startup).plus(START_SLACK);
     if serves(world, youngest) || now >= over {
         return true;
