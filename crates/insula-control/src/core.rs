@@ -478,8 +478,14 @@ impl Core {
         let changed =
             self.world.presence(node) != presence || !self.world.heard.contains_key(&node);
         if changed && self.world.nodes.contains_key(&node) {
+            let was_here = self.world.is_here(node);
             self.world_mut().heard.insert(node, presence);
             self.due.presence(&self.world, node);
+            // One that was lost and is here again counts as neither, before its mark is gone.
+            let marked = self.world.nodes.get(&node).is_some_and(|row| row.lost.is_some());
+            if marked && was_here != self.world.is_here(node) {
+                self.concern.reached(&self.world, node);
+            }
         }
         changed
     }

@@ -226,7 +226,7 @@ impl Concern {
 
     /// A node that is reached elsewhere than before, or not at all: by those that share an
     /// environment with it.
-    fn reached(&mut self, world: &World, node: NodeId) {
+    pub(super) fn reached(&mut self, world: &World, node: NodeId) {
         self.nodes.insert(node);
         self.environments.extend(world.instances.of_node(node).map(|i| i.environment));
         self.routes.extend(world.instances.of_node(node).map(|i| i.app));
