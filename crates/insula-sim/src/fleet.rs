@@ -201,7 +201,9 @@ impl Sim {
             }
             (Place::Gateway(g), Down::Answer { .. }) => self.gateways[g].answered = self.now,
             (Place::Gateway(g), Down::Table(table)) => {
+                let generation = table.generation;
                 self.gateways[g].take(*table, self.now, &mut self.chance);
+                self.trace.tell(self.now, || format!("gateway {g} serves {generation}"));
                 self.gateway_says(g);
             }
             (Place::Node(_) | Place::Gateway(_) | Place::Server(_) | Place::Store, _) => {}

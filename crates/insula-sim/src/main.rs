@@ -1,5 +1,7 @@
 //! Runs seeds, and says what broke and how to see it again.
 
+mod teeth;
+
 use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::sync::Mutex;
@@ -11,6 +13,7 @@ use insula_sim::property::Property;
 
 const USAGE: &str = "\
 insula-sim [--seed N] [--seeds COUNT | --years Y] [--threads T] [--aloud]
+insula-sim bugs [WORDS]   plants known bugs, at the root of the repository, and finds them
 
   --seed N       the first seed; without it, a fresh one
   --seeds COUNT  so many, one after the other (1)
@@ -45,7 +48,12 @@ struct Sum {
 }
 
 fn main() -> ExitCode {
-    match wanted().map(|wanted| run(&wanted)) {
+    let mut words = std::env::args().skip(1);
+    let outcome = match words.next().as_deref() {
+        Some("bugs") => teeth::run(std::path::Path::new("."), words.next().as_deref()),
+        Some(_) | None => wanted().map(|wanted| run(&wanted)),
+    };
+    match outcome {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {

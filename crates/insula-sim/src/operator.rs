@@ -150,7 +150,7 @@ impl Sim {
         let Some(wall) = self.api() else { return };
         let apps: Vec<AppId> = self.known.apps.keys().copied().collect();
         let Some(app) = self.chance.pick(&apps).copied() else { return };
-        match self.chance.below(if self.setup.moving { 22 } else { 17 }) {
+        match self.chance.below(if self.setup.moving { 23 } else { 18 }) {
             0..=6 => self.deploy(app, wall),
             7..=9 => self.scale(app, wall),
             10 => self.set_running(app, wall),
@@ -158,8 +158,9 @@ impl Sim {
             12..=13 => self.roll_back(app, wall),
             14 => self.set_duty(Duty::Cordon { since: wall }),
             15 => self.set_duty(Duty::Drain { since: wall }),
-            16..=18 => self.set_duty(Duty::Serve),
-            19..=20 => self.join(),
+            16 => self.cancel(app),
+            17..=19 => self.set_duty(Duty::Serve),
+            20..=21 => self.join(),
             _ => self.remove_node(),
         }
     }
@@ -319,6 +320,19 @@ impl Sim {
     pub fn is_good(&self, release: ReleaseId) -> bool {
         let release = self.store.rows.releases.get(&release);
         release.is_some_and(|row| Behaviour::of(&row.artifact).becomes_ready())
+    }
+
+    fn cancel(&mut self, app: AppId) {
+        let Some(row) = self.store.rows.pending(app).last().cloned() else { return };
+        if row.state == DeploymentState::Shifting {
+            return;
+        }
+        let state = DeploymentState::Cancelled { by: Actor::Operator };
+        let id = row.id;
+        let row = Deployment { state, ..row };
+        self.done(vec![Change::Deployment(Box::new(row))], || {
+            format!("cancel {}", crate::words::short(&id.to_string()))
+        });
     }
 
     fn set_duty(&mut self, duty: Duty) {

@@ -18,6 +18,13 @@ use crate::machine::Happened;
 use crate::sim::Sim;
 use crate::words::short;
 
+/// What can be done is done within this, in calm. Passes come at every tick; new terms and pauses
+/// after a failure of the store are shorter.
+const IDLE_MS_MAX: u64 = 15_000;
+
+/// From a decision to its commit, at the slowest.
+const COMMIT_MS_MAX: u64 = 10_000;
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Property {
     Surge,
@@ -334,9 +341,7 @@ impl Sim {
             return;
         }
         self.checked(Property::Verdict);
-        let Some(leader) = self.leader() else { return };
-        let Some(term) = &self.servers[leader].term else { return };
-        for g in term.gateways.keys() {
+        for g in &self.gateways_in_contact() {
             let Some(table) = &self.gateways[*g].table else { continue };
             let of_app = table.routes.iter().filter(|route| route.app == deployment.app);
             let old = of_app.flat_map(|route| &route.endpoints).find(|endpoint| {
@@ -352,6 +357,14 @@ impl Sim {
                 return self.violate(Property::Verdict, said);
             }
         }
+    }
+
+    /// Those that the leader knew when it decided what is committed now.
+    fn gateways_in_contact(&self) -> Vec<usize> {
+        let term = self.leader().and_then(|leader| self.servers[leader].term.as_ref());
+        let sessions = term.into_iter().flat_map(|term| &term.gateways);
+        let old = |id: &u64| self.sessions[id].began + COMMIT_MS_MAX < self.now;
+        sessions.filter(|(_, id)| old(id)).map(|(g, _)| *g).collect()
     }
 
     fn may_be_told_to_leave(&mut self, mutation: &Mutation, row: &Instance) {
@@ -464,9 +477,8 @@ impl Sim {
         let drain = spec_of(&self.store.rows, row).map_or(Millis(0), |spec| spec.drain);
         // Ten seconds more for a gateway that does not follow.
         let over = mutation.at >= since.plus(drain).plus(Millis::secs(10));
-        let Some(leader) = self.leader() else { return };
-        let Some(term) = &self.servers[leader].term else { return };
-        let sends = term.gateways.keys().find(|g| self.gateways[**g].routed().contains(&row.id));
+        let gateways = self.gateways_in_contact();
+        let sends = gateways.iter().find(|g| self.gateways[**g].routed().contains(&row.id));
         if let Some(g) = sends.filter(|_| !over) {
             let said = format!(
                 "{} is told to stop, and gateway {g} sends to it",
@@ -504,8 +516,8 @@ impl Sim {
             Happened::Began(id) => self.is_alone(n, id),
             Happened::StoppedReady(id, fenced) => {
                 self.checked(Property::Innocent);
-                let told =
-                    self.store.rows.instances.get(&id).is_none_or(|row| row.intent != Intent::Run);
+                let row = self.store.rows.instances.get(&id);
+                let told = row.is_none_or(|row| matches!(row.intent, Intent::Stop { .. }));
                 if !told && !fenced && !self.machines[n].removed {
                     let said = format!(
                         "{} is ready on node {n} and is stopped; its row says that it runs",
@@ -594,6 +606,12 @@ impl Sim {
         }
         let plan = insula_plan::plan(term.core.world(), now.wall);
         if let Some(action) = plan.actions.first() {
+            let idle = self.now.saturating_sub(self.acted_at.max(self.round.calm_since()));
+            if idle > IDLE_MS_MAX {
+                let said = format!("for {idle} ms nobody did what is to be done: {action}");
+                self.violate(Property::Missed, said);
+                return Ok(());
+            }
             return Err(format!("there is something to do: {action}"));
         }
         let rows = &self.store.rows;

@@ -36,6 +36,10 @@ impl Round {
     pub fn is_rough(&self) -> bool {
         self.rough
     }
+
+    pub fn calm_since(&self) -> u64 {
+        self.calm_since
+    }
 }
 
 impl Sim {

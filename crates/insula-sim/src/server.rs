@@ -259,7 +259,12 @@ impl Sim {
     /// Reads until nothing is left out, then takes a turn.
     fn turns(&mut self, s: usize) {
         let head = self.store.head();
+        // It may be asked at any moment: what it must not decide then, it does not.
+        let early = self.chance.permille(30);
         let Some(term) = &mut self.servers[s].term else { return };
+        if early {
+            return self.turn(s);
+        }
         if term.reading || term.open > 0 {
             return;
         }
