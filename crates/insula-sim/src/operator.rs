@@ -267,7 +267,13 @@ impl Sim {
         self.known.deployments.insert(id);
         self.known.good.insert(id, good);
         self.counts.deployments += 1;
-        self.done(vec![Change::Deployment(Box::new(deployment))], || {
+        // The release that it begins with is told of together with it.
+        let release = insula_plan::rollout::source_release(&deployment);
+        let release = release.and_then(|id| self.store.rows.releases.get(&id));
+        let release = release.map(|row| Change::Release(Box::new((**row).clone())));
+        let mut changes = vec![Change::Deployment(Box::new(deployment))];
+        changes.extend(release);
+        self.done(changes, || {
             format!(
                 "{verb} {}: {} ({})",
                 row.name,

@@ -628,7 +628,9 @@ impl Sim {
         let short_of_room = plan.waits.iter().any(|wait| wait.reason.contains("cannot be placed"))
             || plan.waits.iter().any(|wait| wait.reason.contains("stays:"));
         self.nodes_are_well(term.core.world())?;
-        self.apps_are_well(short_of_room)?;
+        let waits = || plan.waits.iter().map(|it| format!("; {}: {}", short(&it.subject), it.reason));
+        let tell = |wrong: String| wrong + &waits().collect::<String>();
+        self.apps_are_well(short_of_room).map_err(tell)?;
         self.gateways_are_well(leader)?;
         self.checked(Property::Missed);
         Ok(())
@@ -703,7 +705,8 @@ impl Sim {
                 let away = spec.single && self.waits_for_single(app.id);
                 let (all, ready) = there.remove(name).unwrap_or_default();
                 let enough = ready == want || short_of_room || away || !good;
-                if all > want || !enough {
+                // What is live and never ready does not take the place of what is.
+                if (all > want && good) || !enough {
                     return Err(format!(
                         "`{name}` of {}: {all} there, {ready} ready, {want} asked for",
                         app.name
