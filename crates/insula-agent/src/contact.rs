@@ -17,6 +17,12 @@
 //!   alone does not say that the instance is still ours. Each gap therefore begins another epoch,
 //!   and a Target speaks for the epoch in which it arrived and for no other, however long it lay
 //!   in a queue.
+//! - A machine that was frozen finds everything due at once when it goes on: the end of the lease,
+//!   and the start of what was being prepared. Whichever comes first, a start asks for its [`Leave`]
+//!   last of all.
+//!
+//! What a hypervisor hides from the kernel is hidden from us: a guest that is told nothing of a pause
+//! finds out from the server's answers.
 //!
 //! Nothing here touches any other instance: losing contact never stops those.
 //!
@@ -28,6 +34,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use insula_kit::shutdown::Shutdown;
+use insula_model::spec::Failover;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
@@ -66,10 +73,38 @@ impl Ticks for KernelTicks {
 }
 
 /// Counts the gaps in contact. What was said in one epoch says nothing about another.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Epoch(u64);
 
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+impl Epoch {
+    pub const FIRST: Self = Self(0);
+
+    pub fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
+}
+
+/// Leave to start something.
+#[derive(Debug, Clone)]
+pub enum Leave {
+    Always,
+    /// In this epoch of contact alone; never, if there was none.
+    Within {
+        contact: Contact,
+        granted: Option<Epoch>,
+    },
+}
+
+impl Leave {
+    pub fn is_given(&self) -> bool {
+        match self {
+            Self::Always => true,
+            Self::Within { contact, granted } => granted.is_some() && contact.epoch() == *granted,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct State {
     /// Sending time of the last heartbeat that was answered.
     heard: Option<Uptime>,
@@ -99,7 +134,7 @@ impl Contact {
         let heard = kept.filter(|kept| boot.as_deref() == Some(&kept.boot)).map(|kept| kept.heard);
         // A moment that is yet to come proves nothing.
         let heard = heard.filter(|heard| *heard <= ticks.now());
-        let state = State { heard, epoch: Epoch::default() };
+        let state = State { heard, epoch: Epoch::FIRST };
         Self { state: Arc::new(watch::Sender::new(state)), ticks, lease }
     }
 
@@ -112,7 +147,7 @@ impl Contact {
         let now = self.now();
         self.state.send_modify(|state| {
             if is_over(state.heard, now, self.lease) {
-                state.epoch.0 += 1;
+                state.epoch = state.epoch.next();
             }
             state.heard = state.heard.max(Some(sent));
         });
@@ -122,6 +157,14 @@ impl Contact {
     pub fn epoch(&self) -> Option<Epoch> {
         let state = *self.state.borrow();
         (!is_over(state.heard, self.now(), self.lease)).then_some(state.epoch)
+    }
+
+    /// For what a Target of this epoch asks for.
+    pub fn leave(&self, failover: Failover, granted: Option<Epoch>) -> Leave {
+        match failover {
+            Failover::Never => Leave::Always,
+            Failover::Lease => Leave::Within { contact: self.clone(), granted },
+        }
     }
 
     /// Ready once this epoch is over.
@@ -256,6 +299,26 @@ pub mod tests {
         contact.answered(contact.now());
         assert!(contact.epoch().is_some_and(|next| next != first));
         contact.ended(first).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn leave_is_given_in_its_epoch_alone_and_always_to_what_does_not_care() {
+        let folder = tempfile::tempdir().unwrap();
+        let contact = Contact::open(&folder.path().join("c"), LEASE, TokioTicks::new());
+        assert!(!contact.leave(Failover::Lease, None).is_given());
+        assert!(!contact.leave(Failover::Lease, contact.epoch()).is_given());
+        contact.answered(contact.now());
+        let (leased, steady) = (
+            contact.leave(Failover::Lease, contact.epoch()),
+            contact.leave(Failover::Never, contact.epoch()),
+        );
+        assert!(leased.is_given() && steady.is_given());
+        assert!(!contact.leave(Failover::Lease, None).is_given(), "no Target has spoken for it");
+        pass(LEASE).await;
+        assert!(!leased.is_given() && steady.is_given());
+        // Contact alone does not say that it is still ours.
+        contact.answered(contact.now());
+        assert!(!leased.is_given());
     }
 
     #[tokio::test(start_paused = true)]

@@ -16,6 +16,7 @@ use insula_sandbox::{
 use tokio::io::unix::AsyncFd;
 use tokio::task::spawn_blocking;
 
+use crate::contact::Leave;
 use crate::probe::Listening;
 
 /// A launch takes some five milliseconds, and the folder is made in the first of them.
@@ -36,6 +37,8 @@ pub enum SandboxError {
     Record(#[from] RecordError),
     #[error("watch the process of a sandbox")]
     Watch(#[source] io::Error),
+    #[error("no server has heard this node for as long as it may run this")]
+    NoLeave,
     #[error("a thread that worked on a sandbox ended early")]
     Thread,
 }
@@ -63,10 +66,12 @@ impl Sandboxes {
     }
 
     /// `early` works beside the launcher: what an app writes in its first millisecond has a reader
-    /// only if that reader was there before.
+    /// only if that reader was there before. Leave is asked for when nothing but the launch itself
+    /// is left to do; without it nothing was begun.
     pub async fn launch<E: Early>(
         &self,
         spec: SandboxSpec,
+        leave: Leave,
         mut early: E,
     ) -> Result<(Record, E), SandboxError> {
         let dir = self.runtime.dir(&spec.id);
@@ -83,7 +88,7 @@ impl Sandboxes {
                 }
             }
         });
-        let launched = self.call(move |runtime| runtime.launch(&spec)).await;
+        let launched = self.call(move |runtime| launch(runtime, &spec, &leave)).await;
         over.store(true, Ordering::Release);
         let early = beside.await.map_err(|_| SandboxError::Thread)?;
         Ok((launched??, early))
@@ -218,4 +223,11 @@ impl Sandboxes {
         let runtime = Arc::clone(&self.runtime);
         spawn_blocking(move || call(&runtime)).await.map_err(|_| SandboxError::Thread)
     }
+}
+
+fn launch(runtime: &Runtime, spec: &SandboxSpec, leave: &Leave) -> Result<Record, SandboxError> {
+    if !leave.is_given() {
+        return Err(SandboxError::NoLeave);
+    }
+    Ok(runtime.launch(spec)?)
 }

@@ -81,3 +81,39 @@ impl Shared {
         *self.secrets.write().unwrap_or_else(PoisonError::into_inner) = secrets;
     }
 }
+
+#[cfg(test)]
+impl Shared {
+    /// Of a node in development that has no server and nothing in its data folder.
+    pub fn in_folder(data: &std::path::Path, contact: Contact) -> Self {
+        use insula_member::{Dial, Uplink};
+        use insula_model::node::NodeMode;
+        use insula_sandbox::Mode;
+        let layout = Layout::new(data);
+        for path in [layout.states(), layout.builds(), layout.run()] {
+            std::fs::create_dir_all(path).expect("a folder");
+        }
+        let server = Server { uplink: Uplink::new(Dial::Unix(data.join("none.sock"))) };
+        let sandboxes = Sandboxes::open(Mode::User, layout.run(), "").expect("a driver");
+        let artifacts = Artifacts::open(&layout, server.clone(), NodeMode::Development);
+        Self {
+            logs: LogRoot::of(data),
+            board: Board::default(),
+            names: NameBoard::new(watch::Sender::default()),
+            places: Places::new(None, layout.last_address()),
+            sandboxes,
+            artifacts: artifacts.expect("a store"),
+            server,
+            clock: Arc::new(insula_kit::clock::SystemClock),
+            secrets: RwLock::default(),
+            program: PathBuf::new(),
+            open_usr_local: false,
+            build: BuildSettings::default(),
+            measured: Measured::default(),
+            vitals: Vitals::default(),
+            fleet: watch::Sender::default(),
+            contact,
+            layout,
+        }
+    }
+}

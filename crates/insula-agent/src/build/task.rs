@@ -26,6 +26,7 @@ use super::state::BuildState;
 use super::turns::Turn;
 use super::watch::{DiskWatch, ease, is_full};
 use crate::artifact::{Lease, Opaque, PackError, Packed, pack};
+use crate::contact::Leave;
 use crate::error::chain;
 use crate::instance::shortened;
 use crate::log::{Stream, query_build};
@@ -397,7 +398,7 @@ impl BuildTask {
         let launching = Arc::clone(&self.launching).lock_owned().await;
         let sandboxes = self.shared.sandboxes.clone();
         let launched = tokio::spawn(async move {
-            let launched = sandboxes.launch(spec, Pipes::default()).await;
+            let launched = sandboxes.launch(spec, Leave::Always, Pipes::default()).await;
             drop(launching);
             launched
         });

@@ -25,6 +25,7 @@ use super::log::{TellKeeper, drained, log_spec, tail};
 use super::record::InstanceRecord;
 use super::spec::{Surroundings, sandbox_id, spec};
 use crate::artifact::Lease;
+use crate::contact::{Epoch, Leave};
 use crate::error::chain;
 use crate::keeper::LogSpec;
 use crate::names::{Presence, ServiceName, Tenant};
@@ -33,9 +34,9 @@ use crate::probe::{Judge, Verdict, Watch};
 use crate::sandbox::SandboxError;
 use crate::shared::Shared;
 
-/// A clean-up that failed (a mount that is still busy, say) is tried again after this.
 /// What ends a process that did not end in its grace.
 const SIGKILL: i32 = 9;
+/// A clean-up that failed (a mount that is still busy, say) is tried again after this.
 const CLEAN_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 /// What the node wants of an instance.
@@ -43,18 +44,21 @@ const CLEAN_AGAIN_AFTER: Duration = Duration::from_secs(1);
 pub struct Assignment {
     pub target: InstanceTarget,
     pub wanted: Wanted,
+    /// The epoch of contact for which this was said; nothing for what does not depend on contact.
+    pub granted: Option<Epoch>,
     /// It stops with the platform and will be wanted again: a run that was started must not be
     /// started then.
     pub remember: bool,
 }
 
 impl Assignment {
-    pub fn of(target: InstanceTarget) -> Self {
+    pub fn of(target: InstanceTarget, granted: Option<Epoch>) -> Self {
         let wanted = match target.intent {
             InstanceIntent::Run => Wanted::Run,
             InstanceIntent::Stop => Wanted::Stop,
         };
-        Self { target, wanted, remember: false }
+        let granted = granted.filter(|_| target.failover == Failover::Lease);
+        Self { target, wanted, granted, remember: false }
     }
 }
 
@@ -269,7 +273,7 @@ impl InstanceTask {
     async fn step(&mut self, step: Step) {
         match step {
             Step::Prepare => self.prepare().await,
-            Step::Launch if self.is_out_of_contact() => self.wait_for_contact().await,
+            Step::Launch if !self.leave().is_given() => self.wait_for_contact().await,
             Step::Launch => self.launch().await,
             Step::Signal => {
                 if let Some(running) = &self.running {
@@ -281,14 +285,7 @@ impl InstanceTask {
                 }
                 self.see(Seen::Signalled);
             }
-            Step::Kill => {
-                self.see(Seen::Killed);
-                if let Some(running) = &self.running
-                    && let Err(error) = self.shared.sandboxes.kill(running.record.clone()).await
-                {
-                    tracing::warn!(error = %chain(&error), "kill a sandbox");
-                }
-            }
+            Step::Kill => self.kill().await,
             Step::Clean => self.clean().await,
             Step::Forget => {
                 self.lease = None;
@@ -306,9 +303,19 @@ impl InstanceTask {
         }
     }
 
+    async fn kill(&mut self) {
+        self.see(Seen::Killed);
+        if let Some(running) = &self.running
+            && let Err(error) = self.shared.sandboxes.kill(running.record.clone()).await
+        {
+            tracing::warn!(error = %chain(&error), "kill a sandbox");
+        }
+    }
+
     /// An agent that was frozen finds instances ended before it finds out why.
-    fn is_out_of_contact(&self) -> bool {
-        self.record.target.failover == Failover::Lease && self.shared.contact.epoch().is_none()
+    fn leave(&self) -> Leave {
+        let assigned = self.assignment.borrow();
+        self.shared.contact.leave(assigned.target.failover, assigned.granted)
     }
 
     async fn wait_for_contact(&mut self) {
@@ -358,6 +365,7 @@ impl InstanceTask {
                 Err(error) => return self.never_started(chain(&error)),
             },
         };
+        let (before, leave) = (self.record.life.clone(), self.leave());
         self.record.attempt += 1;
         let sandbox = sandbox_id(self.record.id(), self.record.attempt);
         self.record.sandbox = Some(sandbox.clone());
@@ -369,10 +377,18 @@ impl InstanceTask {
             // Nothing may run that nobody would find again.
             return self.never_started(chain(&error));
         }
-        match self.start(sandbox).await {
+        match self.start(sandbox, leave.clone()).await {
             Ok(record) => {
                 self.see(Seen::Launched);
                 self.watch(record, self.health(), false);
+                if !leave.is_given() {
+                    // Its grace ended before it began: nobody has been told of it yet.
+                    self.kill().await;
+                }
+            }
+            Err(SandboxError::NoLeave) => {
+                self.record.sandbox = None;
+                self.note(before);
             }
             Err(error) => self.never_started(chain(&error)),
         }
@@ -384,7 +400,7 @@ impl InstanceTask {
         self.see(Seen::Exited { note });
     }
 
-    async fn start(&mut self, sandbox: SandboxId) -> Result<Record, SandboxError> {
+    async fn start(&mut self, sandbox: SandboxId, leave: Leave) -> Result<Record, SandboxError> {
         let target = &self.record.target;
         let secrets: BTreeMap<VariableName, SecretBytes> = self.shared.secrets().of(target.id);
         let Some(place) = &self.place else { return Err(SandboxError::Thread) };
@@ -405,7 +421,7 @@ impl InstanceTask {
         let text = format!("the release names secrets that have no value: {}", names.join(", "));
         self.warn(Warning::Secrets, (!names.is_empty()).then_some(text));
         let tell = TellKeeper(log_spec(&self.record.target));
-        let (record, _) = self.shared.sandboxes.launch(spec, tell).await?;
+        let (record, _) = self.shared.sandboxes.launch(spec, leave, tell).await?;
         Ok(record)
     }
 
@@ -550,7 +566,13 @@ impl InstanceTask {
 
     /// Takes in what happened, and writes it down for the next agent.
     fn see(&mut self, seen: Seen) {
-        self.record.life.see(seen, self.rules, self.shared.now());
+        let mut life = self.record.life.clone();
+        life.see(seen, self.rules, self.shared.now());
+        self.note(life);
+    }
+
+    fn note(&mut self, life: Life) {
+        self.record.life = life;
         let durable = self.rules.once && matches!(self.record.life.stage, Stage::Finished);
         if let Err(error) = self.record.store(&self.shared.layout, durable) {
             tracing::warn!(instance = %self.record.id(), error = %chain(&error), "record");
@@ -614,5 +636,73 @@ fn unfit(target: &InstanceTarget) -> Option<Cause> {
             cause.hint = Some("set `isolation = \"standard\"`, or add a node that has one".into());
             Some(cause)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::contact::Contact;
+    use crate::contact::tests::{LEASE, TokioTicks};
+    use crate::instance::sample;
+
+    use super::*;
+
+    /// An instance under a lease that is prepared, and nobody has started yet.
+    fn prepared(contact: &Contact) -> (tempfile::TempDir, watch::Sender<Assignment>, InstanceTask) {
+        let folder = tempfile::tempdir().unwrap();
+        let shared = Arc::new(Shared::in_folder(folder.path(), contact.clone()));
+        let target = InstanceTarget { failover: Failover::Lease, ..sample() };
+        let assignment = Assignment::of(target, contact.epoch());
+        let (sender, receiver) = watch::channel(assignment);
+        let mut task = InstanceTask::new(shared, receiver);
+        task.see(Seen::Prepared);
+        (folder, sender, task)
+    }
+
+    fn begun(folder: &tempfile::TempDir) -> usize {
+        let run = crate::layout::Layout::new(folder.path()).run();
+        std::fs::read_dir(run).unwrap().filter(|it| it.as_ref().unwrap().path().is_dir()).count()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_machine_that_was_frozen_starts_nothing_whose_lease_is_over() {
+        let contact = Contact::open(std::path::Path::new("/none"), LEASE, TokioTicks::new());
+        contact.answered(contact.now());
+        let (folder, assignment, mut task) = prepared(&contact);
+        // Everything but the launch itself is done, and then the machine stands still.
+        tokio::time::advance(LEASE).await;
+        let before = task.record.life.clone();
+        task.launch().await;
+        assert_eq!(task.record.life, before, "it was not started, and so it did not end");
+        assert_eq!((begun(&folder), &task.record.sandbox), (0, &None));
+
+        // A server answers again before anybody here has noticed the gap. That does not say that the
+        // instance is still ours.
+        contact.answered(contact.now());
+        task.launch().await;
+        assert_eq!((&task.record.life, begun(&folder)), (&before, 0));
+        let running = tokio::spawn(task.run());
+        tokio::time::sleep(LEASE * 3).await;
+        assert_eq!(begun(&folder), 0);
+
+        // The node finds the gap.
+        assignment.send_modify(|it| it.wanted = Wanted::Stop);
+        running.await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_target_of_the_new_epoch_lets_it_start() {
+        let contact = Contact::open(std::path::Path::new("/none"), LEASE, TokioTicks::new());
+        contact.answered(contact.now());
+        let (_folder, assignment, mut task) = prepared(&contact);
+        tokio::time::advance(LEASE).await;
+        contact.answered(contact.now());
+        assert!(!task.leave().is_given());
+        assignment.send_modify(|it| it.granted = contact.epoch());
+        task.launch().await;
+        // The launcher of this test is the test itself, which launches nothing.
+        let exit = task.record.life.last_exit.as_ref().map(|note| &note.exit);
+        let tried = matches!(exit, Some(insula_model::observed::Exit::NotStarted { .. }));
+        assert!(tried, "{exit:?}");
     }
 }

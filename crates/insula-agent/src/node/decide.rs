@@ -9,6 +9,7 @@ use insula_model::spec::Failover;
 use insula_model::target::{InstanceIntent, InstanceTarget, NodeTarget};
 use insula_model::{BuildId, InstanceId};
 
+use crate::contact::Epoch;
 use crate::instance::{Assignment, Wanted};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,15 +31,28 @@ pub enum NodeStep {
 /// Whether what depends on contact with a server may run now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Lease {
-    Holds,
+    /// In this epoch of contact.
+    Holds(Epoch),
     Over,
+}
+
+impl Lease {
+    /// What to tell those who depend on it.
+    pub fn granted(self) -> Option<Epoch> {
+        match self {
+            Self::Holds(epoch) => Some(epoch),
+            Self::Over => None,
+        }
+    }
 }
 
 /// An instance that must not run now, whatever its Target says.
 pub fn is_fenced(target: &InstanceTarget, lease: Lease) -> bool {
     match (target.failover, lease) {
         (Failover::Lease, Lease::Over) => true,
-        (Failover::Lease, Lease::Holds) | (Failover::Never, Lease::Holds | Lease::Over) => false,
+        (Failover::Lease, Lease::Holds(_)) | (Failover::Never, Lease::Holds(_) | Lease::Over) => {
+            false
+        }
     }
 }
 
@@ -62,7 +76,7 @@ pub fn decide(
             }
             // Started again once a server has asked for it again.
             (None, InstanceIntent::Run) if is_fenced(wanted, lease) => {}
-            (Some(held), _) if *held == Assignment::of(wanted.clone()) => {}
+            (Some(held), _) if *held == Assignment::of(wanted.clone(), lease.granted()) => {}
             (Some(_), _) => steps.push(NodeStep::Tell(wanted.id)),
             (None, InstanceIntent::Run) => begin.push(NodeStep::Begin(wanted.id)),
             // Not here, and should not be.
@@ -96,6 +110,8 @@ mod tests {
     use super::*;
     use crate::instance::sample;
 
+    const HOLDS: Lease = Lease::Holds(Epoch::FIRST);
+
     fn instance(name: u8) -> InstanceId {
         InstanceId::from_parts(Timestamp::from_millis(1), [name; 10])
     }
@@ -123,7 +139,7 @@ mod tests {
     /// `held` and `named`: letters; an upper one stops, a lower one runs, a digit is a build. Those
     /// from `s` on may run only while a server hears us.
     fn check(held: &str, named: &str, expected: &Expect) {
-        check_under(Lease::Holds, held, named, expected);
+        check_under(HOLDS, held, named, expected);
     }
 
     fn check_under(lease: Lease, held: &str, named: &str, expected: &Expect) {
@@ -134,7 +150,7 @@ mod tests {
                     builds.insert(build(name).id, 1);
                 }
                 _ => {
-                    let it = Assignment::of(of(name));
+                    let it = Assignment::of(of(name), lease.granted());
                     instances.insert(it.target.id, it);
                 }
             }
@@ -174,7 +190,7 @@ mod tests {
             let wanted = |id: InstanceId| target.instances.iter().find(|it| it.id == id).cloned();
             match step {
                 NodeStep::Begin(id) | NodeStep::Tell(id) => {
-                    instances.insert(id, Assignment::of(wanted(id).unwrap()));
+                    instances.insert(id, Assignment::of(wanted(id).unwrap(), lease.granted()));
                 }
                 NodeStep::StopUnnamed(id) | NodeStep::Fence(id) => {
                     instances.get_mut(&id).unwrap().wanted = Wanted::Stop;
@@ -257,7 +273,7 @@ mod tests {
         "#]],
         );
         check_under(
-            Lease::Holds,
+            HOLDS,
             "aS",
             "asu",
             &expect![[r#"
@@ -265,6 +281,27 @@ mod tests {
             begin u
         "#]],
         );
+    }
+
+    #[test]
+    fn what_depends_on_contact_is_told_for_which_epoch_it_is_wanted() {
+        let target = NodeTarget {
+            node: NodeId::from_parts(Timestamp::from_millis(1), [1; 10]),
+            generation: Generation(1),
+            instances: b"as".map(of).to_vec(),
+            builds: vec![],
+            fleet: Default::default(),
+        };
+        let held = |granted| {
+            let of = |it: &InstanceTarget| (it.id, Assignment::of(it.clone(), granted));
+            target.instances.iter().map(of).collect::<BTreeMap<_, _>>()
+        };
+        let none = BTreeMap::new();
+        let before = held(HOLDS.granted());
+        assert_eq!(decide(&target, &before, &none, HOLDS), []);
+        let later = Lease::Holds(Epoch::FIRST.next());
+        assert_eq!(decide(&target, &before, &none, later), [NodeStep::Tell(instance(b's'))]);
+        assert_eq!(decide(&target, &held(later.granted()), &none, later), []);
     }
 
     #[tokio::test(start_paused = true)]
@@ -283,13 +320,16 @@ mod tests {
             builds: vec![build(b'1')],
             fleet: Default::default(),
         };
-        let mut held: BTreeMap<InstanceId, Assignment> =
-            target.instances.iter().map(|it| (it.id, Assignment::of(it.clone()))).collect();
+        let mut held: BTreeMap<InstanceId, Assignment> = target
+            .instances
+            .iter()
+            .map(|it| (it.id, Assignment::of(it.clone(), granted)))
+            .collect();
         let builds = BTreeMap::from([(build(b'1').id, 1)]);
         let mut done = Vec::new();
         for second in 0..3_600 {
             let holds = contact.epoch().is_some() && contact.epoch() == granted;
-            let lease = if holds { Lease::Holds } else { Lease::Over };
+            let lease = granted.filter(|_| holds).map_or(Lease::Over, Lease::Holds);
             for step in decide(&target, &held, &builds, lease) {
                 done.push((second, step.clone()));
                 if let NodeStep::Fence(id) = step {
@@ -304,7 +344,7 @@ mod tests {
         contact.answered(contact.now());
         assert_ne!(contact.epoch(), granted);
         assert!(decide(&target, &held, &builds, Lease::Over).is_empty());
-        let again = decide(&target, &held, &builds, Lease::Holds);
+        let again = decide(&target, &held, &builds, HOLDS);
         assert_eq!(again, [NodeStep::Begin(instance(b's'))]);
     }
 
@@ -320,11 +360,8 @@ mod tests {
         let id = build(b'1').id;
         let none = BTreeMap::new();
         let held = |attempt| BTreeMap::from([(id, attempt)]);
-        assert_eq!(decide(&target, &none, &held(1), Lease::Holds), [NodeStep::DropBuild(id)]);
-        assert_eq!(
-            decide(&target, &none, &BTreeMap::new(), Lease::Holds),
-            [NodeStep::BeginBuild(id)]
-        );
-        assert_eq!(decide(&target, &none, &held(2), Lease::Holds), []);
+        assert_eq!(decide(&target, &none, &held(1), HOLDS), [NodeStep::DropBuild(id)]);
+        assert_eq!(decide(&target, &none, &BTreeMap::new(), HOLDS), [NodeStep::BeginBuild(id)]);
+        assert_eq!(decide(&target, &none, &held(2), HOLDS), []);
     }
 }

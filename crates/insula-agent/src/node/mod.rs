@@ -100,7 +100,7 @@ impl Node {
         if let Some(kept) = &kept {
             self.shared.set_secrets(kept.secrets.clone());
             for target in &kept.target.instances {
-                let mut assignment = Assignment::of(target.clone());
+                let mut assignment = Assignment::of(target.clone(), lease.granted());
                 if is_fenced(target, lease) {
                     fence(&mut assignment);
                 }
@@ -110,12 +110,9 @@ impl Node {
         for record in records {
             let id = record.id();
             let assignment = wanted.remove(&id).unwrap_or_else(|| {
-                let mut assignment = Assignment {
-                    // Without any Target nothing is known to be unwanted.
-                    wanted: if kept.is_some() { Wanted::Stop } else { Wanted::Run },
-                    target: record.target.clone(),
-                    remember: false,
-                };
+                let mut assignment = Assignment::of(record.target.clone(), lease.granted());
+                // Without any Target nothing is known to be unwanted.
+                assignment.wanted = if kept.is_some() { Wanted::Stop } else { Wanted::Run };
                 if kept.is_none() && is_fenced(&record.target, lease) {
                     fence(&mut assignment);
                 }
@@ -141,7 +138,7 @@ impl Node {
     /// Whether what depends on contact may run.
     fn lease(&self) -> Lease {
         match self.granted {
-            Some(epoch) if self.contact.epoch() == Some(epoch) => Lease::Holds,
+            Some(epoch) if self.contact.epoch() == Some(epoch) => Lease::Holds(epoch),
             Some(_) | None => Lease::Over,
         }
     }
@@ -274,7 +271,8 @@ impl Node {
         match step {
             NodeStep::Begin(id) => {
                 let Some(target) = named(id) else { return };
-                let (sender, receiver) = watch::channel(Assignment::of(target));
+                let assignment = Assignment::of(target, self.lease().granted());
+                let (sender, receiver) = watch::channel(assignment);
                 let shared = Arc::clone(&self.shared);
                 match InstanceRecord::load(&shared.layout, id) {
                     None => {
@@ -289,7 +287,7 @@ impl Node {
             }
             NodeStep::Tell(id) => {
                 if let (Some(target), Some(held)) = (named(id), self.instances.get(&id)) {
-                    held.send_replace(Assignment::of(target));
+                    held.send_replace(Assignment::of(target, self.lease().granted()));
                 }
             }
             NodeStep::StopUnnamed(id) => {
