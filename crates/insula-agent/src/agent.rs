@@ -92,7 +92,7 @@ pub async fn run(config: AgentConfig, shutdown: Shutdown) -> Result<(), AgentErr
     let (mut identity, key) = Identity::settle(&layout, &config, &*clock, &*random)?;
     identity.publish(&layout)?;
     let dialling = tokio::select! {
-        dialling = joined(&layout, &mut identity, &config.server, &clock, &*random) => dialling?,
+        dialling = joined(&layout, &mut identity, &config, &clock, &*random) => dialling?,
         _ = shutdown.requested() => return Ok(()),
     };
     for path in [layout.states(), layout.builds(), layout.run()] {
@@ -274,16 +274,16 @@ struct Dialling {
 async fn joined(
     layout: &Layout,
     identity: &mut Identity,
-    endpoint: &Endpoint,
+    config: &AgentConfig,
     clock: &Arc<dyn Clock>,
     random: &dyn Random,
 ) -> Result<Dialling, AgentError> {
-    match dialling(layout, identity, endpoint, clock).await {
+    match dialling(layout, identity, &config.server, clock).await {
         Err(AgentError::Join(JoinError::Removed { member })) => {
-            identity.begin_anew(layout, &**clock, random)?;
+            identity.begin_anew(layout, &config.name, &**clock, random)?;
             let node = identity.node;
             tracing::warn!(%member, %node, "it was removed from the fleet: joining as a new node");
-            dialling(layout, identity, endpoint, clock).await
+            dialling(layout, identity, &config.server, clock).await
         }
         dialling => dialling,
     }

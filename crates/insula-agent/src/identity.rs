@@ -78,16 +78,19 @@ impl Identity {
     }
 
     /// Another than before, for a node that was removed: its id never joins again. Of what runs here
-    /// the fleet knows nothing any more, and the next Target ends it.
+    /// the fleet knows nothing any more, and the next Target ends it. Nor is it called what the fleet
+    /// called the one before.
     pub fn begin_anew(
         &mut self,
         layout: &Layout,
+        name: &NodeName,
         clock: &dyn Clock,
         random: &dyn Random,
     ) -> Result<(), IdentityError> {
         // First: a certificate of another than this folder's node would be refused.
         layout.member().forget()?;
         self.node = new_id(clock, random);
+        self.name.clone_from(name);
         files::write_json(&layout.node(), self, Access::Private)?;
         self.publish(layout)
     }
