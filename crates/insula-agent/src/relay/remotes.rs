@@ -4,6 +4,10 @@
 //! its name at once and keeps its address while somebody is connected, and a while longer: caches are
 //! slow, and an instance that is only out of breath comes back. After that the address rests before it
 //! stands for another. A node whose pulse is not felt loses its names and nothing else.
+//!
+//! A Target also names what nobody here can ask for: of environments whose own instances here are yet
+//! to be made, or have just gone. Such a door waits, without an address of the host's, until somebody
+//! of its environment has one.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -148,7 +152,7 @@ impl Remotes {
                 }
             }
         }
-        let all_open = self.open(end).await;
+        let all_open = self.open(&marks, end).await;
         self.hall.names.set_elsewhere(self.named(&marks));
         all_open
     }
@@ -225,10 +229,21 @@ impl Remotes {
         attachments.iter().filter_map(mark_of).collect()
     }
 
-    /// Says whether all of them listen.
-    async fn open(&mut self, end: &CancellationToken) -> bool {
+    /// Those that the host has an address for. Says whether all of them listen.
+    async fn open(
+        &mut self,
+        marks: &BTreeMap<EnvironmentId, u32>,
+        end: &CancellationToken,
+    ) -> bool {
         let mut all = true;
-        for door in self.doors.values_mut().filter(|door| door.open.is_none()) {
+        for door in self.doors.values_mut() {
+            if !marks.contains_key(&door.behind.environment) {
+                door.open = None;
+                continue;
+            }
+            if door.open.is_some() {
+                continue;
+            }
             let at = SocketAddr::from(door.at);
             match TcpListener::bind(at).await {
                 Ok(listener) => {
@@ -271,5 +286,77 @@ impl Remotes {
         told.unwrap_or_else(|_| {
             Err(NetError::Silent { doing: "show instances of other nodes".to_owned() })
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use insula_kit::clock::{Clock, SystemClock};
+    use insula_kit::pki::Authority;
+    use insula_model::target::{Neighbour, RemoteInstance};
+    use insula_relay::{CallCounts, CallerSettings};
+
+    use super::super::world::{self, Namespace};
+    use super::*;
+    use crate::names::{Names, Presence, Tenant};
+
+    const RED: EnvironmentId = EnvironmentId::from_u128(1);
+    const FAR: NodeId = NodeId::from_u128(2);
+    const DB: InstanceId = InstanceId::from_u128(0xdb);
+
+    fn fleet() -> FleetTarget {
+        let db = RemoteInstance {
+            environment: RED,
+            app: "shop".parse().unwrap(),
+            component: "db".parse().unwrap(),
+            port: 5432,
+        };
+        let neighbour = Neighbour {
+            relay: "127.0.0.1:1".parse().unwrap(),
+            environments: BTreeSet::from([RED]),
+            instances: BTreeMap::from([(DB, db)]),
+        };
+        FleetTarget { neighbours: BTreeMap::from([(FAR, neighbour)]), ..FleetTarget::default() }
+    }
+
+    #[test]
+    fn an_instance_elsewhere_waits_for_somebody_here_who_may_ask() {
+        let Some(node) = Namespace::or_skip() else { return };
+        node.block_on(async {
+            let folder = tempfile::tempdir().unwrap();
+            let net = world::config("waits", "10.98.0.0/16");
+            net::ensure_host(&net).unwrap();
+            let metrics = Metrics::new();
+            let names = NameBoard::new(watch::Sender::new(Names::default()));
+            let places = Places::new(Some(net.clone()), folder.path().join("last-address"));
+            let authority = Authority::generate(SystemClock.now_ms()).unwrap();
+            let credentials = world::credentials(&authority, NodeId::from_u128(1));
+            let counts = CallCounts::new(&metrics);
+            let caller = Caller::new(&credentials, CallerSettings::default(), counts);
+            let fleet = watch::Sender::new(Arc::new(fleet()));
+            let (held, seen) = (Arc::clone(&places), fleet.subscribe());
+            let mut remotes = Remotes::new(net, names.clone(), held, seen, caller, &metrics);
+            let end = CancellationToken::new();
+            let is_open = |remotes: &Remotes| remotes.doors[&DB].open.is_some();
+
+            // The Target has named it before our own instance of the environment has an address.
+            assert!(remotes.pass(&end).await, "there is nothing to try again");
+            assert!(!is_open(&remotes));
+
+            let place = places.take(RED).unwrap();
+            let (app, address) = (Some("shop".parse().unwrap()), place.place.address());
+            let presence = Presence { environment: RED, app, address, serves: None, routed: false };
+            names.set(Tenant::Instance(InstanceId::from_u128(1)), Some(presence));
+            assert!(remotes.pass(&end).await);
+            assert!(is_open(&remotes));
+            assert_eq!(remotes.told.as_ref().map(Vec::len), Some(1));
+
+            // The last of the environment has gone from here, and with it the address of the door.
+            names.set(Tenant::Instance(InstanceId::from_u128(1)), None);
+            drop(place);
+            assert!(remotes.pass(&end).await);
+            assert!(!is_open(&remotes));
+            assert_eq!(remotes.told.as_ref().map(Vec::len), Some(0));
+        });
     }
 }

@@ -38,11 +38,24 @@ const DB: InstanceId = InstanceId::from_u128(0xdb);
 /// Only what nobody answers waits for so long; then the test fails.
 const SILENCE: Duration = Duration::from_secs(20);
 
-struct Namespace {
+pub(super) struct Namespace {
     file: File,
 }
 
 impl Namespace {
+    /// Nothing where none can be made.
+    pub(super) fn or_skip() -> Option<Self> {
+        match Self::new() {
+            Ok(made) => Some(made),
+            Err(errno) => {
+                let all = std::env::var_os("INSULA_TEST_ALL").is_some_and(|value| value == "1");
+                assert!(!all, "no network namespaces: {errno}");
+                eprintln!("SKIPPED: needs root to make network namespaces ({errno})");
+                None
+            }
+        }
+    }
+
     fn new() -> rustix::io::Result<Self> {
         std::thread::scope(|scope| {
             let born = scope.spawn(|| {
@@ -67,7 +80,7 @@ impl Namespace {
     }
 
     /// A runtime whose every thread lives in here.
-    fn block_on<T: Send>(&self, work: impl Future<Output = T> + Send) -> T {
+    pub(super) fn block_on<T: Send>(&self, work: impl Future<Output = T> + Send) -> T {
         self.run(|| {
             let mut runtime = tokio::runtime::Builder::new_current_thread();
             let runtime = runtime.enable_all().build().expect("a runtime");
@@ -78,22 +91,13 @@ impl Namespace {
     }
 }
 
-fn config(tag: &str, pool: &str) -> NetConfig {
+pub(super) fn config(tag: &str, pool: &str) -> NetConfig {
     NetConfig::new(tag.parse().unwrap(), pool.parse().unwrap(), vec![]).unwrap()
 }
 
 /// Two nodes that reach each other, and the wire between them. Nothing where namespaces cannot be made.
 fn two_nodes() -> Option<[Namespace; 3]> {
-    let made = Namespace::new().and_then(|wire| Ok((wire, Namespace::new()?, Namespace::new()?)));
-    let (wire, near, far) = match made {
-        Ok(made) => made,
-        Err(errno) => {
-            let all = std::env::var_os("INSULA_TEST_ALL").is_some_and(|value| value == "1");
-            assert!(!all, "no network namespaces: {errno}");
-            eprintln!("SKIPPED: needs root to make network namespaces ({errno})");
-            return None;
-        }
-    };
+    let (wire, near, far) = (Namespace::or_skip()?, Namespace::or_skip()?, Namespace::or_skip()?);
     let net = config("wire", "10.87.0.0/16");
     wire.run(|| {
         ensure_host(&net).unwrap();
