@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use insula_kit::tls::{ALPN_H2, Acceptor, ClientCertificates, Credentials};
 use insula_wire::node as wire;
-use insula_wire::node::{ASK_LEN_MAX, JOIN_LEN_MAX, MESSAGE_LEN_MAX};
+use insula_wire::node::{ASK_LEN_MAX, FROM_NODE_LEN_MAX, JOIN_LEN_MAX, MESSAGE_LEN_MAX};
 use tokio::net::{TcpListener, UnixListener};
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::Server;
@@ -35,9 +35,6 @@ const WINDOW_BYTES: u32 = 16 * 1024 * 1024;
 /// Names, a trace, an id: requests here carry little beside their messages.
 const HEADERS_LEN_MAX: u32 = 16 * 1024;
 
-/// A report of REPORT_INSTANCES_MAX instances, each with the last lines of an app that crashed. The
-/// other way, MESSAGE_LEN_MAX, a Target carries the variables of all.
-const FROM_NODE_LEN_MAX: usize = 16 * 1024 * 1024;
 /// An acknowledgement that names every instance of a large fleet as busy.
 const FROM_GATEWAY_LEN_MAX: usize = 2 * 1024 * 1024;
 

@@ -2,6 +2,8 @@
 
 #![allow(missing_debug_implementations, clippy::all)]
 
+use insula_model::limits::REPORT_INSTANCES_MAX;
+
 tonic::include_proto!("insula.v1");
 
 /// Of this protocol; the one before is understood as well.
@@ -10,6 +12,13 @@ pub const PROTOCOL: u32 = 1;
 pub const PROTOCOL_OLDEST: u32 = if PROTOCOL > 1 { PROTOCOL - 1 } else { 1 };
 /// A Target of the largest node with its secrets; more is a mistake of ours.
 pub const MESSAGE_LEN_MAX: usize = 32 * 1024 * 1024;
+/// What one instance or build may say of itself when everybody on its node has much to say: its last
+/// words, twenty lines of an ordinary log two times over.
+pub const REPORT_SHARE_LEN: usize = 16 * 1024;
+/// A report of all that a node may hold. An agent that has more to say cuts it short.
+pub const REPORT_LEN_MAX: usize = REPORT_INSTANCES_MAX * REPORT_SHARE_LEN;
+/// Any message of a node: a report, what is wrong with the node itself, and the frame around them.
+pub const FROM_NODE_LEN_MAX: usize = REPORT_LEN_MAX + 64 * 1024;
 /// Of a blob in one message: large enough to be quick, small enough to share a connection.
 pub const BLOB_CHUNK_LEN: usize = 256 * 1024;
 /// Between heartbeats, unless the operator says otherwise.

@@ -8,6 +8,7 @@ mod beats;
 mod builds;
 mod logs;
 mod mailbox;
+mod report;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -215,6 +216,7 @@ impl Session {
         // Of this session: what was said in it counts in no other.
         let mut epoch = None;
         let mut unreported = None;
+        let mut cut = 0;
         let mut quiet_until = Instant::now();
         loop {
             tokio::select! {
@@ -260,7 +262,13 @@ impl Session {
                     sequence += 1;
                     let instances = u32::try_from(report.instances.len()).unwrap_or(u32::MAX);
                     quiet_until = Instant::now() + REPORT_PAUSE_PER_INSTANCE * instances;
-                    let document = serde_json::to_string(&report)?;
+                    let written = report::write(report, wire::REPORT_LEN_MAX)?;
+                    if written.cut > 0 && cut == 0 {
+                        let of = written.cut;
+                        tracing::warn!(of, "more to say than a report may carry: cut short");
+                    }
+                    cut = written.cut;
+                    let document = written.document;
                     send(&control, Up::Report(wire::Report { document, sequence })).await?;
                     if let Some(target) = unreported.take() {
                         self.targets.put(Received { target, epoch });
