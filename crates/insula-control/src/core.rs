@@ -59,7 +59,8 @@ pub const STORE_PAUSE: Millis = Millis(500);
 pub const TURNS_IN_A_ROW_MAX: usize = 32;
 /// Between looks at everything: what the incremental passes missed is found by then.
 pub const SAFETY_INTERVAL: Millis = Millis::secs(60);
-/// How often presence is looked at: a share of a heartbeat.
+/// Between looks at presence for those who look at a steady pace and do not ask `listen_at`, and
+/// between turns while anything is left that no timer and nobody's word brings back.
 pub const TICK: Millis = Millis(250);
 
 /// What does not change while a core lives.
@@ -241,12 +242,21 @@ impl Core {
         core
     }
 
-    /// Lets time pass, with what the sessions say of when each node was heard last, on the steady
-    /// clock. To be called every `TICK`.
+    /// When to call `heard` again, on the steady clock.
+    pub fn listen_at(&self) -> Millis {
+        self.ledger.look_at()
+    }
+
+    /// Whose sessions it then has to be told of.
+    pub fn awaited(&self, now: Now) -> impl Iterator<Item = NodeId> {
+        self.ledger.awaited(now.steady)
+    }
+
+    /// Lets time pass, with what the sessions say of when nodes were heard last, on the steady
+    /// clock: the awaited ones, or all.
     pub fn heard(&mut self, now: Now, readings: impl IntoIterator<Item = (NodeId, Millis)>) {
         let mut pass = self.pass();
-        self.ledger.tick(now.steady, readings);
-        let changed = self.ledger.changed();
+        let changed = self.ledger.look(now.steady, readings);
         for node in &changed {
             self.look_at_presence(*node);
         }
@@ -425,7 +435,20 @@ impl Core {
         } else {
             self.took_in = true;
         }
+        // Reports that were read before there was a Target: now there is one that they may answer.
+        if turn.targets.iter().any(|send| self.reports.contains_key(&send.target.node)) {
+            turn.again = Some(Millis(0));
+        } else if self.is_unfinished() {
+            turn.again = Some(turn.again.map_or(TICK, |again| again.min(TICK)));
+        }
         turn
+    }
+
+    /// Whether anything waits for a turn that neither a timer nor anybody's word brings: reports of
+    /// nodes that have used up what they may change, or that are read again once their Target went;
+    /// nodes that the look at everything has not come to.
+    fn is_unfinished(&self) -> bool {
+        !self.greetings.is_empty() || !self.reports.is_empty() || !self.safety.is_done()
     }
 
     fn expel(&mut self) -> Vec<Member> {

@@ -1,17 +1,11 @@
 //! What the hub knows of its sessions, in the words of the core.
 
 use std::collections::BTreeMap;
-use std::time::Instant;
 
 use insula_link::Hub;
 use insula_model::NodeId;
 use insula_model::fleet::Member;
 use insula_plan::Measured;
-
-/// When each node was heard last.
-pub(crate) fn heard(hub: &Hub) -> impl Iterator<Item = (NodeId, Instant)> {
-    hub.heard_at().into_iter()
-}
 
 pub(crate) fn measured(hub: &Hub) -> impl Iterator<Item = (NodeId, Measured)> {
     let usage = hub.node_usage().into_iter();

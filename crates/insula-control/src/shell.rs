@@ -27,10 +27,7 @@ const TURNS_AT_ONCE: usize = 8;
 /// Between two views of the operator's status: it costs a look at every node.
 const STATUS_INTERVAL: Duration = Duration::from_secs(2);
 /// Nodes say every few seconds what they use.
-const TICKS_PER_USAGE: u64 = 8;
-/// Between ticks where there is one node: there is nobody to take over from it, and an idle machine
-/// shall be idle. No longer than a heartbeat, which is as much as a tick may count for.
-const TICK_ALONE: Millis = insula_model::limits::HEARTBEAT;
+const USAGE_INTERVAL: Duration = Duration::from_secs(2);
 /// Where the steady clock begins: instants from before this loop have a reading, too.
 const STEADY_BEGINS: Millis = Millis::secs(3_600);
 
@@ -54,7 +51,7 @@ pub(crate) struct Shell<'a> {
     /// The values that nodes were sent: what is sent again when one cannot be opened any more.
     secrets: BTreeMap<NodeId, Secrets>,
     shown: Option<Instant>,
-    ticks: u64,
+    asked_for_usage: Option<Instant>,
 }
 
 /// A clock that never jumps.
@@ -99,7 +96,8 @@ impl<'a> Shell<'a> {
         };
         let core = Core::new(settings, Arc::clone(&cx.random), snapshot, now(cx, clock));
         let secrets = BTreeMap::new();
-        Ok(Self { cx, fence, core, clock, board, boards, secrets, shown: None, ticks: 0 })
+        let (shown, asked_for_usage) = (None, None);
+        Ok(Self { cx, fence, core, clock, board, boards, secrets, shown, asked_for_usage })
     }
 
     /// Works until the end is asked for or the term is over.
@@ -111,24 +109,17 @@ impl<'a> Shell<'a> {
     ) -> End {
         let mut head = self.cx.store.head();
         head.mark_changed();
-        let mut tick = tokio::time::interval(core::TICK.as_duration());
-        // What was missed while we stood still is not made up for: see the ledger.
-        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut again = Some(Millis(0));
         loop {
             let sleep = again.map_or(core::SAFETY_INTERVAL, |ms| ms.min(core::SAFETY_INTERVAL));
+            let listen = self.core.listen_at().0.saturating_sub(self.now().steady.0);
             let mut look = false;
             tokio::select! {
                 biased;
                 _ = shutdown.requested() => return End::Asked,
                 // Whoever holds elections is gone, and with it this server.
                 changed = standing.changed() => if changed.is_err() { return End::Asked },
-                _ = tick.tick() => {
-                    self.tick();
-                    if self.core.world().nodes.len() <= 1 {
-                        tick.reset_after(TICK_ALONE.as_duration());
-                    }
-                }
+                () = tokio::time::sleep(Duration::from_millis(listen)) => self.listen(),
                 Some(first) = inbound.recv() => self.take(first, inbound),
                 changed = head.changed() => {
                     // The store is closed only when the server ends.
@@ -169,13 +160,12 @@ impl<'a> Shell<'a> {
         }
     }
 
-    fn tick(&mut self) {
-        let now = self.now();
-        let clock = self.clock;
-        let heard = hub::heard(&self.cx.hub);
-        self.core.heard(now, heard.map(|(node, at)| (node, clock.at(at))));
-        self.ticks += 1;
-        if self.ticks % TICKS_PER_USAGE == 1 {
+    fn listen(&mut self) {
+        let (now, clock) = (self.now(), self.clock);
+        let heard = self.cx.hub.heard_at(self.core.awaited(now));
+        self.core.heard(now, heard.into_iter().map(|(node, at)| (node, clock.at(at))));
+        if self.asked_for_usage.is_none_or(|at| at.elapsed() >= USAGE_INTERVAL) {
+            self.asked_for_usage = Some(Instant::now());
             self.core.used(hub::measured(&self.cx.hub));
             self.core.contested(hub::contested(&self.cx.hub));
         }

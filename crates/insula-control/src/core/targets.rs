@@ -27,6 +27,10 @@ impl Safety {
     pub(super) fn of(nodes: impl Iterator<Item = NodeId>) -> Self {
         Self { left: nodes.collect(), missed: 0 }
     }
+
+    pub(super) fn is_done(&self) -> bool {
+        self.left.is_empty()
+    }
 }
 
 /// What a node was sent last in its session: not all of it, only what is compared.

@@ -43,7 +43,7 @@ async fn a_node_is_who_its_certificate_says_and_is_heard_with_each_beat() {
     assert!(matches!(port.next().await, Inbound::NodeHello { node: n, .. } if n == node(1)));
     let first = port.hub.heard()[&node(1)];
     assert!(first.open);
-    assert_eq!(port.hub.heard_at(), [(node(1), first.at)]);
+    assert_eq!(port.hub.heard_at([node(1), node(2)]), [(node(1), first.at)]);
     port.book.clock.advance_ms(500);
     for (beats, want) in [(1..=1, 1), (2..=4, 4)] {
         for sequence in beats {
