@@ -15,6 +15,7 @@
 
 mod ailments;
 mod allowance;
+mod clocks;
 mod concern;
 mod deployments;
 mod edge;
@@ -45,6 +46,7 @@ use insula_model::{
 use insula_plan::{Due, Measured, Plan, Rules, View, World};
 
 use allowance::Allowances;
+use clocks::Clocks;
 use concern::{Concern, Environments};
 use edge::EdgeLedger;
 use flight::Flight;
@@ -131,8 +133,7 @@ struct Session {
     number: u64,
     /// What it says is wrong with it; nothing before its first report.
     ailments: Option<Vec<Ailment>>,
-    /// How far its clock was from ours when it greeted.
-    skew_ms: i64,
+    clock: clocks::Seen,
     sent: Option<targets::Sent>,
 }
 
@@ -153,6 +154,7 @@ pub struct Core {
     concern: Concern,
     /// Nodes whose ailments have to be compared with what is stored.
     ailing: BTreeSet<NodeId>,
+    clocks: Clocks,
     contested: BTreeMap<NodeId, String>,
     /// What was published last, and what it is made of.
     table: Option<RouteTable>,
@@ -201,6 +203,7 @@ impl Core {
         world.rules = settings.rules;
         world.since = now.wall;
         let ledger = Ledger::new(settings.rules.heartbeat, settings.grace, now.steady);
+        let clocks = Clocks::new(settings.grace, now);
         let plan = insula_plan::blank(settings.suffix.clone()).1.clone();
         let mut core = Self {
             settings,
@@ -217,6 +220,7 @@ impl Core {
             allowances: Allowances::default(),
             concern: Concern::default(),
             ailing: BTreeSet::new(),
+            clocks,
             contested: BTreeMap::new(),
             table: None,
             parts: BTreeMap::new(),

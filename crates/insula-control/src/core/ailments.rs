@@ -1,7 +1,9 @@
-//! What is wrong with a node, from what it says and from what we see of its clock.
+//! What is wrong with a node, from what it says and from what `clocks` finds.
 
 use insula_model::limits;
 use insula_model::node::{Ailment, AilmentKind};
+
+use super::clocks::Said;
 
 /// How far a node's clock may be from ours. Times in logs and histories are compared by people;
 /// certificates are backdated by far more.
@@ -30,14 +32,18 @@ fn sentence(said: &str) -> String {
 
 /// What it says, and what it does not know of itself: that its clock is wrong, or that others speak
 /// in its name, who call from `contested`.
-pub(super) fn all(said: &[Ailment], skew_ms: i64, contested: Option<&String>) -> Vec<Ailment> {
+pub(super) fn all(said: &[Ailment], clock: Said, contested: Option<&String>) -> Vec<Ailment> {
     let mut all = said.to_vec();
-    let knows = said.iter().any(|ailment| ailment.kind == AilmentKind::Clock);
-    if skew_ms.unsigned_abs() > CLOCK_SKEW_MAX_MS && !knows {
-        let way = if skew_ms > 0 { "ahead of" } else { "behind" };
-        let seconds = skew_ms.unsigned_abs() / 1_000;
-        let message = format!("its clock is {seconds} s {way} the server's");
-        all.push(Ailment { kind: AilmentKind::Clock, message });
+    match clock {
+        Said::Itself => {}
+        Said::Nothing => all.retain(|ailment| ailment.kind != AilmentKind::Clock),
+        Said::Away(_) if all.iter().any(|ailment| ailment.kind == AilmentKind::Clock) => {}
+        Said::Away(ms) => {
+            let way = if ms > 0 { "ahead of" } else { "behind" };
+            let seconds = ms.unsigned_abs() / 1_000;
+            let message = format!("its clock is {seconds} s {way} the server's");
+            all.push(Ailment { kind: AilmentKind::Clock, message });
+        }
     }
     if let Some(from) = contested {
         let message = format!("more than one machine speaks in its name, from {from}");
@@ -65,24 +71,25 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_five_seconds_away_is_let_be_and_an_hour_is_not() {
-        assert_eq!(all(&[], 5_000, None), []);
-        let ahead = all(&[], 3_600_000, None);
+    fn of_its_clock_a_node_knows_best_unless_it_is_ours_that_is_wrong() {
+        let ahead = all(&[], Said::Away(3_600_000), None);
         assert_eq!(
             ahead,
             [ailment(AilmentKind::Clock, "its clock is 3600 s ahead of the server's")]
         );
-        let behind = all(&[], -5_001, None);
+        let behind = all(&[], Said::Away(-5_001), None);
         assert_eq!(behind, [ailment(AilmentKind::Clock, "its clock is 5 s behind the server's")]);
         let known = [ailment(AilmentKind::Clock, "not in step with NTP")];
-        assert_eq!(all(&known, 9_000, None), known);
-        assert_eq!(all(&[], i64::MIN, None).len(), 1);
+        assert_eq!(all(&known, Said::Away(9_000), None), known);
+        assert_eq!(all(&known, Said::Itself, None), known);
+        assert_eq!(all(&known, Said::Nothing, None), []);
+        assert_eq!(all(&[], Said::Away(i64::MIN), None).len(), 1);
     }
 
     #[test]
     fn two_machines_with_one_name_are_told_of_with_where_they_are() {
         let from = "10.0.0.1, 10.0.0.2".to_owned();
-        let said = all(&[], 0, Some(&from));
+        let said = all(&[], Said::Itself, Some(&from));
         let message = "more than one machine speaks in its name, from 10.0.0.1, 10.0.0.2";
         assert_eq!(said, [ailment(AilmentKind::Host, message)]);
     }

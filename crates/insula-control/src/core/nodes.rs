@@ -2,10 +2,11 @@
 //! `insula_plan::nodes`, from the presence that `presence` measures. Takes no input but the World
 //! and what the sessions said.
 
-use insula_model::node::Capacity;
+use insula_model::node::{AilmentKind, Capacity};
 use insula_model::{Bytes, MilliCpu};
 use insula_plan::Measured;
 
+use super::clocks::Said;
 use super::flight::Cargo;
 use super::mutation::What;
 use super::report::Reconciler;
@@ -17,6 +18,7 @@ const MEASURED_STEPS: u64 = 16;
 
 impl Core {
     pub(super) fn pass_nodes(&mut self, now: Now, turn: &mut Turn) {
+        self.look_at_clocks(now);
         let mut pass = self.pass();
         for node in std::mem::take(&mut self.ailing) {
             let Some(session) = self.sessions.get(&node) else { continue };
@@ -28,7 +30,12 @@ impl Core {
                 None => continue,
             };
             let Some(row) = self.world.nodes.get(&node) else { continue };
-            let ailments = ailments::all(said, session.skew_ms, contested);
+            let is_marked = |kind| row.ailments.iter().any(|ailment| ailment.kind == kind);
+            let clock = self.clocks.verdict().said(session.away(now));
+            let may =
+                is_marked(AilmentKind::Clock) || self.clocks.may_mark(self.world.nodes.len(), now);
+            let clock = if may { clock } else { Said::Nothing };
+            let ailments = ailments::all(said, clock, contested);
             if row.ailments == ailments {
                 continue;
             }

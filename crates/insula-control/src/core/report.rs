@@ -26,10 +26,12 @@ pub enum Reconciler {
     Housekeeping,
     /// Looks at everything at once, now and then, and says what the others had missed.
     Safety,
+    /// Compares the nodes' clocks with this server's, and says if it is ours that is wrong.
+    Clocks,
 }
 
 impl Reconciler {
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Nodes,
         Self::Deployments,
         Self::Targets,
@@ -37,6 +39,7 @@ impl Reconciler {
         Self::Identities,
         Self::Housekeeping,
         Self::Safety,
+        Self::Clocks,
     ];
 
     pub fn as_str(self) -> &'static str {
@@ -48,6 +51,7 @@ impl Reconciler {
             Self::Identities => "identities",
             Self::Housekeeping => "housekeeping",
             Self::Safety => "safety",
+            Self::Clocks => "clocks",
         }
     }
 }

@@ -7,7 +7,7 @@ use insula_model::{EventId, NodeId, limits};
 
 use super::flight::Cargo;
 use super::mutation::{Greeting, Sight, What};
-use super::{Core, Now, Session, Turn, ailments, ingest, targets, words};
+use super::{Core, Now, Session, Turn, ailments, clocks, ingest, targets, words};
 
 /// What a report changes goes into mutations of this many rows, so that others get their turn.
 const SIGHTS_PER_MUTATION_MAX: usize = 128;
@@ -22,11 +22,9 @@ impl Core {
             Inbound::NodeHello { node, name, version, facts } => {
                 self.end_session(node);
                 self.sessions_begun += 1;
-                let skew_ms = facts
-                    .clock
-                    .map_or(0, |clock| clock.as_millis().saturating_sub(now.wall.as_millis()));
+                let clock = clocks::Seen::greeting(facts.clock, now);
                 let number = self.sessions_begun;
-                self.sessions.insert(node, Session { number, skew_ms, ..Session::default() });
+                self.sessions.insert(node, Session { number, clock, ..Session::default() });
                 self.concern.nodes.insert(node);
                 self.ledger.heard(node);
                 self.greetings.insert(node, Box::new(Greeting { name, version, facts }));

@@ -86,7 +86,12 @@ impl Plant {
 
     /// A node comes, says what it holds, and goes on to do what it is told.
     pub fn joins(&mut self, n: u64) {
-        let clock = self.now().wall;
+        self.joins_with_clock(n, 0);
+    }
+
+    /// One whose clock is ahead of ours, or behind.
+    pub fn joins_with_clock(&mut self, n: u64, ahead_ms: i64) {
+        let clock = Timestamp::from_millis(self.now().wall.as_millis() + ahead_ms);
         let agent = self.agents.entry(node_id(n)).or_default();
         (agent.connected, agent.answers) = (true, true);
         self.tell(hello(n, clock));
@@ -103,6 +108,13 @@ impl Plant {
         facts.relay = Some(([10, 1, 0, n as u8], 7_000).into());
         self.tell(Inbound::NodeHello { node, name, version, facts });
         self.reports(n);
+    }
+
+    /// What is wrong with it, as it says itself.
+    pub fn says(&mut self, n: u64, ailments: Vec<Ailment>) {
+        self.agents.entry(node_id(n)).or_default().ailments = ailments;
+        self.reports(n);
+        self.rests();
     }
 
     pub fn reports(&mut self, n: u64) {

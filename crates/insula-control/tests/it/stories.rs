@@ -246,6 +246,104 @@ fn a_clock_an_hour_off_is_an_ailment_and_one_that_is_right_again_is_not() {
     assert_eq!(plant.store.nodes[&node].ailments, []);
 }
 
+const HOUR_MS: i64 = 3_600_000;
+
+fn fleet_of_clocks(ahead_ms: &[i64]) -> Plant {
+    let mut plant = Plant::new(Shop::new(1, 1).rows());
+    for (n, ahead_ms) in (1..).zip(ahead_ms) {
+        plant.joins_with_clock(n, *ahead_ms);
+    }
+    plant.rests();
+    plant.passes(Millis::secs(3));
+    plant
+}
+
+/// Nodes that are marked for their clock.
+fn marked(plant: &Plant) -> Vec<u64> {
+    let clock = |n: &u64| {
+        let said = &plant.store.nodes[&node_id(*n)].ailments;
+        said.iter().any(|ailment| ailment.kind == AilmentKind::Clock)
+    };
+    (1..=plant.store.nodes.len() as u64).filter(clock).collect()
+}
+
+/// What the operator is told of the server's own clock.
+fn own_clock(plant: &Plant) -> Option<String> {
+    plant.core.status(plant.now()).reports[&Reconciler::Clocks].error.clone()
+}
+
+fn away() -> Vec<Ailment> {
+    let message = "its clock is away from the server's".to_owned();
+    vec![Ailment { kind: AilmentKind::Clock, message }]
+}
+
+#[test]
+fn one_clock_of_three_is_wrong_and_so_are_two_that_disagree() {
+    let plant = fleet_of_clocks(&[0, HOUR_MS, 0]);
+    assert_eq!((marked(&plant), own_clock(&plant)), (vec![2], None));
+    let plant = fleet_of_clocks(&[HOUR_MS, -HOUR_MS]);
+    assert_eq!((marked(&plant), own_clock(&plant)), (vec![1, 2], None));
+    // One alone against one server.
+    let plant = fleet_of_clocks(&[HOUR_MS]);
+    assert_eq!((marked(&plant), own_clock(&plant)), (vec![1], None));
+}
+
+#[test]
+fn a_server_whose_clock_is_wrong_says_so_and_goes_on_placing() {
+    let mut plant = fleet_of_clocks(&[HOUR_MS, HOUR_MS + 400, HOUR_MS - 400]);
+    assert_eq!(marked(&plant), [0; 0]);
+    let words = own_clock(&plant).unwrap();
+    assert!(words.starts_with("the clock of this server is 3600 s behind those of 3 of 3"));
+    // The agents notice, too.
+    (1..=3).for_each(|n| plant.says(n, away()));
+    plant.passes(Millis::secs(100));
+    plant.commit(Shop::new(2, 3).rows());
+    plant.rests();
+    assert_eq!(plant.runs_on().len(), 4, "there is room in the fleet");
+    assert_eq!(marked(&plant), [0; 0]);
+    // It is set right; the agents notice that one after the other, and nobody dials anew.
+    plant.set_ms += HOUR_MS;
+    for n in 1..=3 {
+        plant.passes(Millis::secs(5));
+        plant.says(n, vec![]);
+        assert_eq!(marked(&plant), [0; 0]);
+    }
+    plant.passes(Millis::secs(100));
+    assert_eq!((marked(&plant), own_clock(&plant)), (vec![], None));
+}
+
+#[test]
+fn a_server_whose_clock_is_set_wrong_marks_nobody_while_agents_notice() {
+    let mut plant = fleet_of_clocks(&[0, 0, 0]);
+    plant.set_ms -= HOUR_MS;
+    for n in 1..=3 {
+        plant.passes(Millis::secs(5));
+        plant.says(n, away());
+        assert_eq!(marked(&plant), [0; 0]);
+    }
+    assert!(own_clock(&plant).unwrap().contains("3600 s behind"));
+    // Two of them were set to the wrong time as well: now it is the third that is alone.
+    plant.says(1, vec![]);
+    plant.says(2, vec![]);
+    plant.passes(Millis::secs(100));
+    assert_eq!((marked(&plant), own_clock(&plant)), (vec![3], None));
+}
+
+#[test]
+fn a_node_whose_clock_is_set_right_need_not_dial_anew() {
+    // It had just begun, and its clock was set before its agent had made up its mind.
+    let mut plant = fleet_of_clocks(&[HOUR_MS, 0, 0]);
+    assert_eq!(marked(&plant), [1]);
+    plant.passes(Millis::secs(60));
+    assert_eq!(marked(&plant), [0; 0]);
+    // Later it is wrong again, and right again.
+    plant.says(1, away());
+    plant.passes(Millis::secs(3));
+    assert_eq!(marked(&plant), [1]);
+    plant.says(1, vec![]);
+    assert_eq!(marked(&plant), [0; 0]);
+}
+
 #[test]
 fn a_report_that_came_with_the_greeting_does_not_wait_for_the_next_wake() {
     let mut plant = Plant::new(Shop::new(1, 1).rows());
