@@ -3,7 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 
 use insula_kit::clock::{Clock, SystemClock};
 use insula_kit::files::FileError;
@@ -144,6 +144,7 @@ pub async fn run(config: AgentConfig, shutdown: Shutdown) -> Result<(), AgentErr
         vitals: Vitals::default(),
         fleet: watch::Sender::default(),
         contact: contact.clone(),
+        relay: OnceLock::new(),
         layout: layout.clone(),
     });
     let kept = kept::load(&layout, &key).unwrap_or_else(|error| {
@@ -258,7 +259,7 @@ async fn relay_once_member(
         places: Arc::clone(&shared.places),
         net,
         fleet: shared.fleet.subscribe(),
-        metrics: Metrics::default(),
+        metrics: shared.relay.get_or_init(Metrics::new).clone(),
     });
     std::future::pending().await
 }
@@ -341,7 +342,8 @@ impl Named<'_> {
 /// What the machine and each instance use now. Reads a few files of the kernel for each.
 fn usage_of(shared: &Shared, meter: &Mutex<NodeMeter>) -> wire::UsageReport {
     let node = meter.lock().unwrap_or_else(PoisonError::into_inner).measure();
-    let mut report = wire::UsageReport { node: Some(node), ..Default::default() };
+    let relay = shared.relay.get().map(relay::usage);
+    let mut report = wire::UsageReport { node: Some(node), relay, instances: Vec::new() };
     for (instance, sandbox) in shared.measured.all() {
         let Some(usage) = shared.sandboxes.usage(&sandbox) else { continue };
         report.instances.push(wire::InstanceUsage {

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 
 use insula_kit::clock::Clock;
+use insula_kit::metrics::Metrics;
 use insula_model::target::FleetTarget;
 use insula_model::{InstanceId, Timestamp};
 use insula_sandbox::Record;
@@ -44,6 +45,8 @@ pub struct Shared {
     /// What the newest Target says of the rest of the fleet.
     pub fleet: watch::Sender<Arc<FleetTarget>>,
     pub contact: Contact,
+    /// What the relay counts, once there is one.
+    pub relay: OnceLock<Metrics>,
 }
 
 /// The sandboxes whose use is measured: those of instances that run.
@@ -113,6 +116,7 @@ impl Shared {
             vitals: Vitals::default(),
             fleet: watch::Sender::default(),
             contact,
+            relay: OnceLock::new(),
             layout,
         }
     }

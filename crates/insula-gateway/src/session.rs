@@ -14,6 +14,7 @@ use insula_member::{REFUSED, Refusal, Uplink};
 use insula_model::routes::RouteTable;
 use insula_model::target::accept;
 use insula_model::{GatewayId, Generation, InstanceId, schema};
+use insula_relay::CallCounts;
 use insula_wire::node as wire;
 use insula_wire::node::edge_client::EdgeClient;
 use insula_wire::node::gateway_message::Message;
@@ -108,6 +109,7 @@ impl Session {
         let common = Arc::clone(&self.common);
         let interval = common.limits.traffic_interval;
         // What was counted without a server has told nobody that it was.
+        let mut relay_told: Option<wire::RelayUsage> = None;
         let mut report_at = Some(tokio::time::Instant::now() + interval);
         loop {
             tokio::select! {
@@ -136,8 +138,12 @@ impl Session {
                 }
                 () = until(report_at), if report_at.is_some() => {
                     report_at = None;
-                    let report = common.traffic.take();
-                    if !report.apps.is_empty() {
+                    let mut report = common.traffic.take();
+                    report.relay = common.credentials.borrow().is_some().then(|| {
+                        insula_relay::usage(&CallCounts::new(&common.metrics), None)
+                    });
+                    if !report.apps.is_empty() || report.relay != relay_told {
+                        relay_told = report.relay;
                         tell(&outgoing, Some(Message::Traffic(report))).await?;
                     }
                 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
+use insula_model::fleet::Member;
 use insula_model::{GatewayId, Generation};
 use insula_wire::node as wire;
 use insula_wire::node::gateway_message::Message as FromGateway;
@@ -88,6 +89,7 @@ impl Session {
             let _ = outgoing.try_send(Err(words));
         }
         if self.hub.gateway_left(gateway, self.number) {
+            self.hub.forget_relay(Member::Gateway(gateway));
             info!(%gateway, "a gateway is gone");
             self.hub.tell(Inbound::GatewayGone { gateway }).await;
         }
@@ -103,7 +105,10 @@ impl Session {
                     let told = Inbound::RouteAck { gateway, generation, busy };
                     self.hub.tell_newest(&newest, told).await;
                 }
-                Some(FromGateway::Traffic(traffic)) => self.hub.note_traffic(&traffic),
+                Some(FromGateway::Traffic(traffic)) => {
+                    self.hub.note_traffic(&traffic);
+                    self.hub.note_relay(Member::Gateway(gateway), traffic.relay.as_ref());
+                }
                 Some(FromGateway::Hello(_)) | None => {}
             }
         }

@@ -20,6 +20,7 @@ mod logs;
 mod node;
 mod reach;
 pub mod registry;
+mod relays;
 mod requests;
 pub mod serve;
 mod session;

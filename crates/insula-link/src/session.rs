@@ -10,6 +10,7 @@ use std::task::{Context, Poll};
 
 use futures_util::task::AtomicWaker;
 use futures_util::{Stream, StreamExt};
+use insula_model::fleet::Member;
 use insula_model::limits::REPORT_INSTANCES_MAX;
 use insula_model::observed::NodeReport;
 use insula_model::{NodeId, Timestamp};
@@ -145,6 +146,7 @@ impl Session {
         }
         self.hub.logs_streams().node_left(node);
         if self.hub.node_left(node, number) {
+            self.hub.forget_relay(Member::Node(node));
             info!(%node, "a node is gone");
             self.hub.tell(Inbound::NodeGone { node }).await;
         }
@@ -183,7 +185,10 @@ impl Session {
                     self.say(ToAgent::LogCancel(wire::LogCancel { stream }));
                 }
             }
-            Some(FromAgent::Usage(usage)) => self.hub.note_usage(self.node, &usage),
+            Some(FromAgent::Usage(usage)) => {
+                self.hub.note_usage(self.node, &usage);
+                self.hub.note_relay(Member::Node(self.node), usage.relay.as_ref());
+            }
             // A message of a later version, or a greeting twice: nothing to do with it.
             Some(FromAgent::Hello(_)) | None => {}
         }

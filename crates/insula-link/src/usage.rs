@@ -1,8 +1,9 @@
 //! What instances, hosts and routes are worth: counted while the server runs, never stored.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
+use insula_kit::metrics::Metrics;
 use insula_model::limits::REPORT_INSTANCES_MAX;
 use insula_model::{AppId, Bytes, ComponentName, InstanceId, MilliCpu, NodeId};
 use insula_wire::node as wire;
@@ -42,6 +43,7 @@ pub struct Traffic {
 pub(crate) struct Usage {
     instances: Mutex<BTreeMap<InstanceId, InstanceUsage>>,
     traffic: Mutex<BTreeMap<(AppId, ComponentName), Traffic>>,
+    pub(crate) relays: OnceLock<Metrics>,
 }
 
 impl Hub {
@@ -144,7 +146,7 @@ mod tests {
             errors_5xx: 1,
             bytes_out: u64::MAX,
         });
-        wire::TrafficReport { apps: apps.collect() }
+        wire::TrafficReport { apps: apps.collect(), relay: None }
     }
 
     fn app(n: u32) -> AppId {

@@ -19,6 +19,7 @@ mod doors;
 mod framed;
 mod member;
 mod message;
+mod usage;
 
 pub use ahead::ReadAhead;
 pub use answer::{AnswerCounts, Answerer, Limits, answer};
@@ -26,6 +27,7 @@ pub use call::{CallCounts, Caller, CallerSettings, Health, OpenError, RelayStrea
 pub use carry::Carried;
 pub use doors::{Doors, NoDoor};
 pub use message::Refused;
+pub use usage::usage;
 
 /// Says on the wire what is spoken, so that a later version can speak otherwise.
 pub const ALPN: &[u8] = b"insula-relay/1";

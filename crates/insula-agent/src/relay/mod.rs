@@ -24,6 +24,7 @@ use insula_kit::tls::Credentials;
 use insula_model::target::FleetTarget;
 use insula_relay::{AnswerCounts, Answerer, CallCounts, Caller, CallerSettings, Limits};
 use insula_sandbox::net::NetConfig;
+use insula_wire::node as wire;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -77,6 +78,11 @@ pub fn start(settings: Settings) -> Relay {
         tokio::spawn(remotes.keep(end.clone()));
     }
     Relay { _end: end.drop_guard() }
+}
+
+/// What a relay that counts there has counted.
+pub fn usage(metrics: &Metrics) -> wire::RelayUsage {
+    insula_relay::usage(&CallCounts::new(metrics), Some(&AnswerCounts::new(metrics)))
 }
 
 /// A stream is two descriptors; the usual 1,024 are soon used up.

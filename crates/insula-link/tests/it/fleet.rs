@@ -384,7 +384,7 @@ async fn usage_counts_for_what_a_node_was_given_alone() {
     agent.hear().await;
     let seen = wire::InstanceUsage { instance: strange.to_string(), ..Default::default() };
     let own = wire::NodeUsage { cpu_milli: 700, memory_bytes: 5, disk_free_bytes: 6 };
-    let usage = wire::UsageReport { instances: vec![seen], node: Some(own) };
+    let usage = wire::UsageReport { instances: vec![seen], node: Some(own), relay: None };
     agent.say(FromAgent::Usage(usage)).await;
     agent.say(beat(1)).await;
     agent.hear().await;

@@ -70,6 +70,8 @@ impl Default for Limits {
 pub struct AnswerCounts {
     pub connections: Gauge,
     pub streams: Gauge,
+    /// With members and strangers alike; in the steady state there are none.
+    pub handshakes: Counter,
     pub opened: Counter,
     pub gone: Counter,
     pub denied: Counter,
@@ -105,6 +107,11 @@ impl AnswerCounts {
                 &[],
             ),
             streams: metrics.gauge("insula_relay_streams", "Streams open through this relay.", &[]),
+            handshakes: metrics.counter(
+                "insula_relay_handshakes_total",
+                "Handshakes with who called this relay.",
+                &[],
+            ),
             opened: open("ok"),
             gone: open("gone"),
             denied: open("denied"),
@@ -200,6 +207,9 @@ impl Relay {
         crate::call::socket::tune(&tcp);
         let shaken = Box::pin(self.acceptor.accept(ReadAhead::new(tcp), from.ip())).await;
         drop(stranger);
+        if shaken.is_ok() {
+            self.counts.handshakes.increment();
+        }
         let (stream, peer) = match shaken {
             Ok((stream, Some(peer))) => (stream, peer),
             Ok((_, None)) => return self.turn_away(from, "it showed no certificate"),

@@ -35,6 +35,14 @@ async fn streams_follow_each_other_without_another_handshake() {
     assert_eq!(counts.reused.value(), 49);
     assert_eq!(relay.counts.opened.value(), 50);
     until(|| relay.counts.streams.value() == 0).await;
+    // What a server is told of it.
+    let usage = insula_relay::usage(&counts, Some(&relay.counts));
+    let (calls, answers) = (usage.calls.unwrap(), usage.answers.unwrap());
+    assert_eq!((calls.handshakes, calls.reused, calls.failed, calls.deaths), (2, 49, 0, 0));
+    assert_eq!((answers.handshakes, answers.connections, answers.streams), (2, 2, 0));
+    assert_eq!((answers.opened, answers.turned_away), (50, 0));
+    assert!(answers.bytes_to_instances >= 50 && answers.bytes_from_instances >= 50);
+    assert_eq!(insula_relay::usage(&counts, None).answers, None, "nobody calls a gateway");
 }
 
 #[tokio::test]

@@ -199,6 +199,7 @@ async fn run_server(args: Args, shutdown: Shutdown) -> anyhow::Result<()> {
         master: keys.clone(),
         metrics: Metrics::new(),
     };
+    hub.show_relays(state.metrics.clone());
     let api = insula_api::Server::new(config, state, shutdown.clone());
     let lent = Arc::new(NodeBlobs(blobs.clone()));
     let house = fleet::House {
