@@ -6,6 +6,7 @@
 //! mutation sees everything that was committed before it and positions are given in the order of
 //! commits. No closure of a mutation is ever run again because of a neighbour.
 
+mod away;
 mod connect;
 pub(crate) mod follow;
 pub(crate) mod migrate;
@@ -28,6 +29,7 @@ use tokio_postgres::error::{Severity, SqlState};
 use tokio_postgres::{Client, Statement};
 use tokio_stream::StreamExt;
 
+use self::away::Away;
 use crate::database::{Access, Cause, Condition, Database, DbError, Moved};
 use crate::error::{OpenError, StoreError};
 use crate::sql::{Row, Value};
@@ -60,6 +62,8 @@ pub(crate) struct Postgres {
     access: Access,
     lock_wait: Millis,
     patience: Patience,
+    /// Shared with the other connections of the store.
+    away: Away,
     /// The format that the tables must have; nothing while they are being made.
     format: Option<u32>,
     runtime: Runtime,
@@ -98,14 +102,15 @@ impl Postgres {
     ) -> Result<Self, std::io::Error> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let marker = Marker { writer: String::new(), attempt: Cell::new(0) };
-        let session = RefCell::new(None);
-        Ok(Self { url, access, lock_wait, patience, format, runtime, session, marker })
+        let (session, away) = (RefCell::new(None), Away::default());
+        Ok(Self { url, access, lock_wait, patience, away, format, runtime, session, marker })
     }
 
     /// Connects anew, whatever there was.
     pub(crate) fn connect(&self) -> Result<(), DbError> {
         *self.session.borrow_mut() = None;
-        let (client, driver) = self.runtime.block_on(connect::session(self))?;
+        let session = self.runtime.block_on(connect::session(self));
+        let (client, driver) = session.inspect_err(|_| self.seen_away())?;
         *self.session.borrow_mut() = Some(Session {
             client: Arc::new(client),
             driver: RefCell::new(driver),
@@ -143,15 +148,20 @@ impl Postgres {
 
     /// Until when one who asked then waits for a PostgreSQL that is away.
     pub(crate) fn waits_until(&self, asked: Instant) -> Instant {
-        asked + self.patience.away.as_duration()
+        self.away.waits_until(asked, self.patience.away.as_duration())
+    }
+
+    fn seen_away(&self) {
+        self.away.seen(Instant::now(), self.patience.away.as_duration());
     }
 
     /// `begin`, with the patience of one who asked then.
     pub(crate) fn begin_by(&self, access: Access, asked: Instant) -> Result<(), StoreError> {
-        let until = self.waits_until(asked);
         let mut backoff = Backoff::default();
         loop {
-            match self.begin(access) {
+            let outcome = self.begin(access);
+            let until = self.waits_until(asked);
+            match outcome {
                 Err(StoreError::Unavailable(_)) if Instant::now() < until => backoff.wait(until),
                 outcome => return outcome,
             }
@@ -287,11 +297,15 @@ impl Postgres {
             }
         };
         let error = match waited {
-            Ok(Ok(answer)) => return Ok(answer),
+            Ok(Ok(answer)) => {
+                self.away.over();
+                return Ok(answer);
+            }
             Ok(Err(error)) => classify(sql, error),
             Err(_) => StoreError::Unavailable(Cause::Silent(silent).into()),
         };
         if matches!(error, StoreError::Unavailable(_)) {
+            self.seen_away();
             // Whatever was open on it is undone by the server, which finds us gone.
             *self.session.borrow_mut() = None;
         } else if self.condition() == Condition::Open {
@@ -316,9 +330,11 @@ pub(crate) fn open(
 ) -> Result<(Database, Vec<Database>), OpenError> {
     migrate::run(url, migrate::MIGRATIONS)?;
     let format = Some(migrate::known(migrate::MIGRATIONS));
+    let away = Away::default();
     let connect = |access| {
         let postgres = Postgres::new(url.clone(), access, lock_wait, patience, format);
-        let postgres = postgres.map_err(OpenError::Thread)?;
+        let mut postgres = postgres.map_err(OpenError::Thread)?;
+        postgres.away = away.clone();
         let place = url.to_string();
         postgres.connect().map_err(|source| OpenError::Connect { place, source })?;
         Ok(postgres)
