@@ -59,6 +59,30 @@ const ENTRIES: &[Entry] = &[
     },
     Entry {
         kind: Kind::Soak,
+        name: "cut-off",
+        shows: "servers cut off from one node and from all, INSULA_SOAK_MINUTES (60), visitors meanwhile",
+        run: || story("cut-off"),
+    },
+    Entry {
+        kind: Kind::Soak,
+        name: "database",
+        shows: "PostgreSQL killed and frozen for a minute each, with people who write and visitors",
+        run: || story("database"),
+    },
+    Entry {
+        kind: Kind::Soak,
+        name: "migrate",
+        shows: "one box to PostgreSQL and S3 and back, three times, with visitors and a writer",
+        run: || story("migrate"),
+    },
+    Entry {
+        kind: Kind::Soak,
+        name: "upgrade",
+        shows: "from the build before (INSULA_SOAK_FROM=REV names another) to this one, part by part",
+        run: || story("upgrade"),
+    },
+    Entry {
+        kind: Kind::Soak,
         name: "cgroup-v2",
         shows: "the sandbox in an emulated Debian with systemd and pure cgroup v2, in minutes",
         run: guest::cgroup_v2,

@@ -16,4 +16,5 @@ pub mod load;
 pub mod machine;
 pub mod process;
 pub mod scheduler;
+pub mod soak_fleet;
 pub mod story;

@@ -18,8 +18,15 @@ fn main() -> Result<()> {
         "kills" => kills(),
         "fleet" => insula_e2e::bench_fleet::run(std::env::args().skip(2)),
         "scheduler" => insula_e2e::scheduler::run(),
+        "cut-off" => insula_e2e::soak_fleet::cut_off(std::env::args().skip(2)),
+        "database" => insula_e2e::soak_fleet::database(),
+        "migrate" => insula_e2e::soak_fleet::migrate(),
+        "upgrade" => insula_e2e::soak_fleet::upgrade(std::env::args().skip(2)),
         other => {
-            bail!("unknown story `{other}`; known: first-200, idle, moves, kills, fleet, scheduler")
+            bail!(
+                "unknown story `{other}`; known: first-200, idle, moves, kills, fleet, scheduler, \
+                   cut-off, database, migrate, upgrade"
+            )
         }
     }
 }

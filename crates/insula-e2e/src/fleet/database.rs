@@ -115,8 +115,50 @@ impl Database {
         self.child.as_ref().map(std::process::Child::id)
     }
 
+    /// It and the processes that it started.
+    fn processes(&self) -> Vec<u32> {
+        let Some(pid) = self.pid() else { return Vec::new() };
+        [vec![pid], process::children(pid)].concat()
+    }
+
+    /// `kill -9` of all of it, with no chance to write anything down.
+    pub fn crash(&mut self) -> Result<()> {
+        // The first of them would start the others again.
+        for pid in self.processes() {
+            match process::signal(pid, Signal::KILL) {
+                Err(error) if process::is_alive(pid) => return Err(error),
+                Ok(()) | Err(_) => {}
+            }
+        }
+        let Some(mut child) = self.child.take() else { return Ok(()) };
+        child.wait()?;
+        Ok(())
+    }
+
+    /// Connections stay, and nobody answers.
+    pub fn freeze(&self) -> Result<()> {
+        self.signal_all(Signal::STOP)
+    }
+
+    pub fn thaw(&self) -> Result<()> {
+        self.signal_all(Signal::CONT)
+    }
+
+    fn signal_all(&self, signal: Signal) -> Result<()> {
+        for pid in self.processes() {
+            match process::signal(pid, signal) {
+                // The end of one that served a connection.
+                Err(error) if process::is_alive(pid) => return Err(error),
+                Ok(()) | Err(_) => {}
+            }
+        }
+        Ok(())
+    }
+
     /// Ends it at once; what was acknowledged is on its disk.
     pub fn kill(&mut self) -> Result<()> {
+        // What is frozen hears nothing.
+        self.thaw()?;
         let Some(mut child) = self.child.take() else { return Ok(()) };
         // Immediate shutdown: its children go with it, and no memory of theirs stays shared.
         process::signal(child.id(), Signal::QUIT)?;

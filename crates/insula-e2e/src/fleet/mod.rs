@@ -29,8 +29,8 @@ use process::Role;
 /// Where each role listens in its place.
 const FLEET_PORT: u16 = 7443;
 const RELAY_PORT: u16 = 7444;
-const API: &str = "127.0.0.1:7070";
-const EDGE_PORT: u16 = 8080;
+pub const API: &str = "127.0.0.1:7070";
+pub const EDGE_PORT: u16 = 8080;
 
 /// How long a fleet may take to stand, on a machine that is busy with other tests.
 const STAND_TIME_MAX: Duration = Duration::from_secs(60);
@@ -193,7 +193,7 @@ impl Fleet {
             let gateways = there["gateways"].as_u64().unwrap_or(0);
             Ok(ready >= nodes as u64 && gateways >= self.gateways.len() as u64)
         });
-        waited.with_context(|| format!("{:?}", self.node_states()))
+        waited.with_context(|| format!("{:?}", self.nodes_told()))
     }
 
     /// The command line at a server's place.
@@ -265,6 +265,11 @@ impl Fleet {
         let address = leads.and_then(|one| one["fleet"].as_str()).unwrap_or_default();
         let at = |role: &Role| role.place.at(FLEET_PORT).to_string() == address;
         Ok(self.servers.iter().position(at))
+    }
+
+    /// All that the API tells of the nodes, for the eyes of who looks for a fault.
+    fn nodes_told(&self) -> Result<String> {
+        Ok(self.json(&["nodes", "list"])?.to_string())
     }
 
     pub fn node_states(&self) -> Result<Vec<(String, String)>> {

@@ -1,0 +1,244 @@
+//! What runs of a build of before becomes the present build, part by part, while visitors ask.
+//!
+//! A build that knows of fleets is upgraded as a fleet, in the order of `docs/fleet.md`, and one
+//! agent goes a step back and forth again; one that does not is upgraded as one box.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+
+use super::apps::{self, App, LEASE};
+use super::before::{self, Build};
+use super::table;
+use super::visitors::{Met, Visitors};
+use crate::fleet::process::Role;
+use crate::fleet::watch::{Life, lives_on};
+use crate::fleet::{API, EDGE_PORT, Fleet, Shape};
+use crate::machine::{program, wait_for};
+use crate::story::{self, MOMENT};
+
+const NODES: usize = 3;
+/// Between two visits of one app at one gateway.
+const PAUSE: Duration = Duration::from_millis(50);
+/// Visitors come for so long between two steps.
+const CALM: Duration = Duration::from_secs(5);
+
+pub fn run(args: impl Iterator<Item = String>) -> Result<()> {
+    let build = Build::make(before::asked(args)?)?;
+    let next = program()?;
+    println!("from {} to {}", build.revision, next.display());
+    if build.knows_fleets()? {
+        fleet(&build, &next)
+    } else {
+        println!("that build knows of one machine only");
+        one_box(&build, &next)
+    }
+}
+
+/// One part after the other, and when.
+#[derive(Debug, Default)]
+struct Steps {
+    done: Vec<Step>,
+}
+
+#[derive(Debug)]
+struct Step {
+    what: String,
+    began: Instant,
+    ended: Instant,
+    /// The gateway that nobody can ask while it is started again.
+    gateway: Option<String>,
+    versions: String,
+}
+
+impl Steps {
+    fn take(&mut self, what: String, began: Instant, gateway: Option<&str>, versions: String) {
+        let (ended, gateway) = (Instant::now(), gateway.map(str::to_owned));
+        self.done.push(Step { what, began, ended, gateway, versions });
+    }
+
+    fn print(&self, met: &[Met]) {
+        println!("{:<34} {:>8} {:>8} {:>8}  versions of nodes", "", "took", "failed", "outage");
+        for step in &self.done {
+            let failed: usize =
+                met.iter().map(|met| met.failed_between(step.began, step.ended)).sum();
+            let outage = met.iter().map(|met| met.outage_between(step.began, step.ended)).max();
+            let took = table::seconds(step.ended.duration_since(step.began));
+            let outage = table::seconds(outage.unwrap_or_default());
+            println!("{:<34} {took:>8} {failed:>8} {outage:>8}  {}", step.what, step.versions);
+        }
+    }
+
+    /// Who asked a gateway while it was started again was refused; nobody else was.
+    fn ensure_served(&self, met: &[Met]) -> Result<()> {
+        for met in met {
+            let excused = |at: Instant| {
+                let mut of_it =
+                    self.done.iter().filter(|s| s.gateway.as_ref() == Some(&met.gateway));
+                of_it.any(|step| (step.began..step.ended).contains(&at))
+            };
+            let first = met.failures.iter().find(|failure| !excused(failure.asked));
+            ensure!(first.is_none(), "{} at {}: {first:?}", met.app, met.gateway);
+            ensure!(met.good > 100, "{} at {}: {} answers", met.app, met.gateway, met.good);
+        }
+        Ok(())
+    }
+}
+
+fn fleet(build: &Build, next: &Path) -> Result<()> {
+    let mut fleet =
+        Fleet::start_of(build.program.clone(), Shape { servers: 2, nodes: 0, gateways: 2 })?;
+    for node in 0..NODES {
+        fleet.add_node(&["--label", apps::side(node)])?;
+    }
+    fleet.wait_until_ready(NODES)?;
+    let apps = apps::deploy_all(&fleet)?;
+    let lives = fleet.lives();
+    let visitors = Visitors::start(&fleet.gateways, &apps, PAUSE)?;
+    std::thread::sleep(CALM);
+
+    let mut steps = Steps::default();
+    let leader = fleet.leader()?.context("a leader")?;
+    for server in [1 - leader, leader] {
+        let began = Instant::now();
+        renew(&mut fleet.servers[server], next)?;
+        wait_for("the server answers", MOMENT, || {
+            Ok(fleet.cli_at(server, &["status"])?.status.success())
+        })?;
+        fleet.wait_until_ready(NODES)?;
+        let role = if server == leader { "the server that decides" } else { "the other server" };
+        settle(&fleet, &lives, &mut steps, role.to_owned(), began, None)?;
+    }
+    for gateway in 0..fleet.gateways.len() {
+        let began = Instant::now();
+        renew(&mut fleet.gateways[gateway], next)?;
+        for app in &apps {
+            wait_for("the gateway serves", MOMENT, || {
+                let url = format!("http://{}/", app.host);
+                Ok(fleet.visit(gateway, &url, &app.path).is_ok_and(|answer| answer.status == 200))
+            })?;
+        }
+        fleet.wait_until_ready(NODES)?;
+        let name = format!("g{gateway}");
+        settle(&fleet, &lives, &mut steps, format!("gateway {name}"), began, Some(&name))?;
+    }
+    let agents = (0..NODES).map(|node| (node, next, ""));
+    let again = [(0, build.program.as_path(), ", a step back"), (0, next, ", forth again")];
+    for (node, program, how) in agents.chain(again) {
+        let began = Instant::now();
+        renew(&mut fleet.nodes[node], program)?;
+        std::thread::sleep(CALM);
+        fleet.wait_until_ready(NODES)?;
+        settle(&fleet, &lives, &mut steps, format!("agent of n{node}{how}"), began, None)?;
+    }
+    std::thread::sleep(CALM);
+    let after = apps::service("")?;
+    fleet.deploy(after.path(), "after")?;
+    fleet.json(&["rollback", "v1", "--app", "after"])?;
+    let met = visitors.finish();
+    tell(build, &steps, &met, lives.len());
+    steps.ensure_served(&met)?;
+    fleet.ensure_kept(&lives)?;
+    for app in &apps {
+        fleet.wait_settled(&app.name, app.instances, MOMENT)?;
+        let restarts: u64 = fleet.instances(&app.name)?.iter().map(|one| one.restarts).sum();
+        ensure!(restarts == 0, "{}: {restarts} restarts", app.name);
+    }
+    ensure!(apps.iter().any(|app| app.name == LEASE));
+    fleet.finish()
+}
+
+/// Another program in the place of what runs.
+fn renew(role: &mut Role, program: &Path) -> Result<()> {
+    role.upgrade(program);
+    role.stop()?;
+    role.start()
+}
+
+fn settle(
+    fleet: &Fleet,
+    lives: &BTreeSet<Life>,
+    steps: &mut Steps,
+    what: String,
+    began: Instant,
+    gateway: Option<&str>,
+) -> Result<()> {
+    fleet.ensure_kept(lives).with_context(|| what.clone())?;
+    let nodes = fleet.json(&["nodes", "list"])?;
+    let nodes = nodes.as_array().context("a list of nodes")?.iter();
+    let version = |node: &serde_json::Value| node["version"].as_str().unwrap_or("?").to_owned();
+    let versions: Vec<String> = nodes.map(version).collect();
+    steps.take(what, began, gateway, versions.join(" "));
+    std::thread::sleep(CALM);
+    Ok(())
+}
+
+fn tell(build: &Build, steps: &Steps, met: &[Met], lives: usize) {
+    println!("\n-- from {:.12} to this build --", build.revision);
+    steps.print(met);
+    let answered: u64 = met.iter().map(|met| met.good).sum();
+    table::row("requests answered", &answered.to_string());
+    let failed: u64 = met.iter().map(|met| met.failed).sum();
+    table::row("failed, all while their gateway restarted", &failed.to_string());
+    table::row("instances stopped or started", &format!("none of {lives}"));
+}
+
+/// `insula up` of before, taken over by the present one.
+fn one_box(build: &Build, next: &Path) -> Result<()> {
+    let mut fleet = Fleet::prepare()?;
+    let place = fleet.ground.place("box")?;
+    let edge = format!("127.0.0.1:{EDGE_PORT}");
+    let args = ["up", "--api", API, "--edge", &edge];
+    let mut up = Role::new(place, fleet.folder(), &build.program, &args);
+    up.start()?;
+    fleet.servers.push(up);
+    stands(&fleet)?;
+    let mut apps = Vec::new();
+    for (name, instances) in [("steady", 2), ("alone", 1)] {
+        let source = apps::service(&format!("instances = {instances}\n"))?;
+        let url = story::url(&fleet.deploy(source.path(), name)?)?;
+        apps.push(App::named(name, &url, instances)?);
+    }
+    let lives = lives_on(&fleet.servers[0]);
+    ensure!(lives.len() == 3, "{lives:?}");
+    let visitors = Visitors::start(&fleet.servers, &apps, PAUSE)?;
+    std::thread::sleep(CALM);
+    let mut steps = Steps::default();
+    let began = Instant::now();
+    renew(&mut fleet.servers[0], next)?;
+    stands(&fleet)?;
+    for app in &apps {
+        let (place, edge) = (&fleet.servers[0].place, app.edge);
+        wait_for("the app answers", MOMENT, || {
+            let page = || crate::http::get(edge, &app.host, "/");
+            Ok(place.inside(page).is_ok_and(|answer| answer.status == 200))
+        })?;
+    }
+    steps.take("the whole box".to_owned(), began, Some("box"), String::new());
+    std::thread::sleep(CALM);
+    let met = visitors.finish();
+    tell(build, &steps, &met, lives.len());
+    steps.ensure_served(&met)?;
+    let now = lives_on(&fleet.servers[0]);
+    ensure!(now == lives, "stopped or started: {lives:?}, now {now:?}");
+    let source = apps::service("instances = 2\n")?;
+    fleet.deploy(source.path(), "steady")?;
+    fleet.json(&["rollback", "v1", "--app", "steady"])?;
+    let role = &mut fleet.servers[0];
+    role.stop()?;
+    let down = role.command().arg("down").arg("--data").arg(&role.data).output()?;
+    ensure!(down.status.success(), "{}", String::from_utf8_lossy(&down.stderr));
+    fleet.finish()
+}
+
+fn stands(fleet: &Fleet) -> Result<()> {
+    wait_for("the box stands", MOMENT, || {
+        if !fleet.cli_at(0, &["status"])?.status.success() {
+            return Ok(false);
+        }
+        let status = fleet.json(&["status"])?;
+        Ok(status["installation"]["nodes_by_state"]["ready"].as_u64().unwrap_or(0) == 1)
+    })
+}
