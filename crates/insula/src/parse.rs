@@ -3,12 +3,15 @@
 //! The user's flags are for every command that asks a server. The platform's own commands ask none,
 //! and some have flags of the same names with another meaning: `--server` of an agent is a server of
 //! the fleet, not the API's URL. clap hands the value of a flag that every command takes to whatever
-//! has its name below, so a variable of the user's (`INSULA_SERVER`) must not count there.
+//! has its name below, so a variable of the user's (`INSULA_SERVER`) must not count there, and a flag
+//! of the user's in front of such a command is refused.
 
 use std::ffi::OsString;
 
 use clap::builder::Resettable;
-use clap::{CommandFactory, FromArgMatches};
+use clap::error::ErrorKind;
+use clap::parser::ValueSource;
+use clap::{ArgMatches, CommandFactory, FromArgMatches};
 
 use crate::Insula;
 
@@ -28,9 +31,31 @@ fn from(args: Vec<OsString>) -> Result<Insula, clap::Error> {
     // Flags may stand in front of the command.
     let named = matches.subcommand_name().map(str::to_owned);
     if named != first && named.as_deref().is_some_and(is_ours) {
-        matches = command(named.as_deref()).try_get_matches_from(&args)?;
+        let mut ours = command(named.as_deref());
+        matches = ours.try_get_matches_from_mut(&args)?;
+        refuse_users(&mut ours, &matches, named.as_deref().unwrap_or_default())?;
     }
     Insula::from_arg_matches(&matches)
+}
+
+/// What stands in front of one of ours and means nothing to it, or something else than behind it.
+fn refuse_users(
+    ours: &mut clap::Command,
+    matches: &ArgMatches,
+    named: &str,
+) -> Result<(), clap::Error> {
+    let is_said = |id: &str| matches.value_source(id) == Some(ValueSource::CommandLine);
+    let said =
+        ours.get_arguments().find(|flag| flag.is_hide_set() && is_said(flag.get_id().as_str()));
+    let Some(flag) = said.and_then(clap::Arg::get_long).map(str::to_owned) else { return Ok(()) };
+    let has_its_own = ours
+        .find_subcommand(named)
+        .is_some_and(|command| command.get_arguments().any(|own| own.get_long() == Some(&flag)));
+    let mut words = format!("--{flag} in front of `{named}` is a flag of the user's commands");
+    if has_its_own {
+        words.push_str(&format!("; write `insula {named} --{flag} …`"));
+    }
+    Err(ours.error(ErrorKind::ArgumentConflict, words))
 }
 
 fn is_ours(name: &str) -> bool {
@@ -46,7 +71,7 @@ fn command(named: Option<&str>) -> clap::Command {
         if !argument.is_global_set() || kept.contains(&argument.get_id().as_str()) {
             return argument;
         }
-        argument.env(Resettable::Reset).hide(true)
+        argument.env(Resettable::Reset).hide(true).global(false)
     })
 }
 
@@ -108,5 +133,24 @@ mod tests {
             assert!(matches!(parsed.command, Command::Agent(_)), "{text}");
         }
         assert!(line("insula --json backup create /x.tar").unwrap().global.json);
+        assert!(line("insula --server http://a:1 apps list").unwrap().global.server.is_some());
+    }
+
+    #[test]
+    fn a_users_flag_in_front_of_a_command_of_the_platform_is_refused_and_not_misread() {
+        for (text, says) in [
+            ("insula --server http://a:1 agent", "write `insula agent --server …`"),
+            ("insula --token t gateway", "write `insula gateway --token …`"),
+            ("insula --server http://a:1 agent --server b:2", "write `insula agent --server …`"),
+            ("insula --org acme up", "--org in front of `up` is a flag of the user's"),
+            ("insula --insecure-http server", "--insecure-http in front of `server`"),
+            ("insula agent --org acme", "unexpected argument '--org'"),
+        ] {
+            let error = line(text).unwrap_err();
+            assert_eq!(error.exit_code(), 2, "{text}");
+            assert!(error.to_string().contains(says), "{text}: {error}");
+        }
+        // What is an argument of another command is no command.
+        assert!(line("insula --org agent apps list").is_ok());
     }
 }
