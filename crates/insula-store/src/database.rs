@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use insula_model::Generation;
+use tokio_postgres::error::SqlState;
 
 use crate::error::StoreError;
 use crate::events::EventSeq;
@@ -34,6 +35,24 @@ pub(crate) enum Cause {
 impl<E: Into<Cause>> From<E> for DbError {
     fn from(error: E) -> Self {
         Self(Arc::new(error.into()))
+    }
+}
+
+impl DbError {
+    /// Whether a server was there and does not let us in: a wrong password, a user or a database
+    /// that it does not know. Waiting changes nothing about that.
+    pub fn is_refusal(&self) -> bool {
+        match &*self.0 {
+            Cause::Postgres(error) => error.code().is_some_and(|state| {
+                // Class 28: invalid authorization, whatever is invalid about it.
+                *state == SqlState::INVALID_CATALOG_NAME || state.code().starts_with("28")
+            }),
+            Cause::Sqlite(_)
+            | Cause::Io(_)
+            | Cause::Silent(_)
+            | Cause::Lost
+            | Cause::Format { .. } => false,
+        }
     }
 }
 

@@ -14,14 +14,15 @@ use tokio::sync::watch;
 use tracing::error;
 
 use crate::data::Data;
+use crate::kept::Kept;
 use crate::role::blobs::CREDENTIALS;
 use crate::role::gateway::GATEWAY_USER;
+use crate::role::relay;
+use crate::role::server::DATABASE;
 use crate::supervise::{self, Environment, Role};
 
 /// How long the roles may take to answer for the first time.
 const READY_TIME_MAX: Duration = Duration::from_secs(30);
-/// Of a relay, where nobody says otherwise.
-const RELAY_PORT: u16 = 7444;
 /// Between looks whether they answer.
 const READY_LOOK: Duration = Duration::from_millis(10);
 
@@ -111,6 +112,7 @@ async fn supervise_all(args: &Args, data: &Data, root: bool) -> anyhow::Result<E
         std::os::unix::fs::chown(data.gateway(), Some(user), Some(group))
             .with_context(|| format!("give {} to the gateway", data.gateway().display()))?;
     }
+    let patience = patience(data)?;
     let (end, _) = watch::channel(false);
     let (failing, mut failed) = watch::channel(None);
     let mut running = Vec::new();
@@ -119,7 +121,7 @@ async fn supervise_all(args: &Args, data: &Data, root: bool) -> anyhow::Result<E
         running.push(tokio::spawn(keeping));
     }
     let ready = tokio::select! {
-        ready = answering(args) => ready,
+        ready = answering(args, patience) => ready,
         Ok(role) = failed.wait_for(Option::is_some) => {
             let name = role.unwrap_or_default();
             Err(anyhow::anyhow!("the {name} ends as soon as it starts; it says why above"))
@@ -190,7 +192,7 @@ fn roles(args: &Args, data: &Data, root: bool) -> anyhow::Result<Vec<Role>> {
     }
     let server = role("server", &deciding, Environment::Whole, None);
     let mut network = vec!["--pool".to_owned(), args.pool.clone()];
-    let beside = |fleet: SocketAddr| SocketAddr::new(fleet.ip(), RELAY_PORT);
+    let beside = |fleet: SocketAddr| SocketAddr::new(fleet.ip(), relay::PORT);
     if let Some(relay) = args.relay.or(args.fleet.map(beside)) {
         network.extend(["--relay".to_owned(), relay.to_string()]);
         if let Some(advertised) = args.advertise.filter(|_| relay.ip().is_unspecified()) {
@@ -211,18 +213,28 @@ fn roles(args: &Args, data: &Data, root: bool) -> anyhow::Result<Vec<Role>> {
     Ok(vec![server, agent, gateway])
 }
 
+/// How long the API may take to answer for the first time. Behind a database that others keep it
+/// comes when that comes; what it waits for the server says by itself.
+fn patience(data: &Data) -> anyhow::Result<Option<Duration>> {
+    let shared = std::env::var_os(DATABASE).is_some() || Kept::read(data)?.database.is_some();
+    Ok((!shared).then_some(READY_TIME_MAX))
+}
+
 /// Ready once the API and the gateway take connections.
-async fn answering(args: &Args) -> anyhow::Result<()> {
-    for (what, address) in [("the API", args.api), ("the gateway", args.edge)] {
+async fn answering(args: &Args, patience: Option<Duration>) -> anyhow::Result<()> {
+    let doors = [("the API", args.api, patience), ("the gateway", args.edge, Some(READY_TIME_MAX))];
+    for (what, address, patience) in doors {
         let connect = async {
             while tokio::net::TcpStream::connect(reachable(address)).await.is_err() {
                 tokio::time::sleep(READY_LOOK).await;
             }
         };
-        if tokio::time::timeout(READY_TIME_MAX, connect).await.is_err() {
-            bail!(
-                "{what} does not answer on {address} within {READY_TIME_MAX:?}; its log is above"
-            );
+        let Some(patience) = patience else {
+            connect.await;
+            continue;
+        };
+        if tokio::time::timeout(patience, connect).await.is_err() {
+            bail!("{what} does not answer on {address} within {patience:?}; its log is above");
         }
     }
     Ok(())
@@ -261,4 +273,33 @@ fn greet(args: &Args, data: &Data, root: bool) {
     ));
     // A closed stdout is no reason to stop serving.
     let _ = std::io::stdout().write_all(said.as_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_behind_a_database_of_others_may_take_as_long_as_that() {
+        let folder = tempfile::tempdir().unwrap();
+        let data = Data::choose(Some(folder.path().join("data"))).unwrap();
+        data.prepare().unwrap();
+        assert_eq!(patience(&data).unwrap(), Some(READY_TIME_MAX));
+        let database = Some("postgres://insula@db/insula".to_owned());
+        Kept { database, blobs: None }.write(&data).unwrap();
+        assert_eq!(patience(&data).unwrap(), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_api_is_waited_for_without_end_if_it_may_take_long() {
+        let line = ["insula", "up", "--api", "127.0.0.1:1", "--edge", "127.0.0.1:1"];
+        let args = match <crate::Insula as clap::Parser>::parse_from(line).command {
+            crate::Command::Up(args) => args,
+            other => panic!("{other:?}"),
+        };
+        let error = answering(&args, Some(READY_TIME_MAX)).await.unwrap_err();
+        assert!(error.to_string().contains("does not answer on 127.0.0.1:1"), "{error}");
+        let waiting = tokio::time::timeout(READY_TIME_MAX * 2, answering(&args, None)).await;
+        assert!(waiting.is_err(), "it goes on waiting");
+    }
 }

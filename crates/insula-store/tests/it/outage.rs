@@ -11,7 +11,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use insula_model::Millis;
-use insula_store::{Patience, Store, StoreConfig, StoreError, WriteError, feed, orgs};
+use insula_store::{OpenError, Patience, Store, StoreConfig, StoreError, WriteError, feed, orgs};
 
 use crate::model::{org, org_id};
 use crate::postgres::Server;
@@ -152,6 +152,29 @@ fn who_waits_for_a_postgresql_that_is_away_is_told_in_time_and_served_when_it_is
     assert_eq!(store.read_blocking(orgs::count).unwrap(), 1);
     create(&store, 1).unwrap();
     assert_eq!(store.read_blocking(orgs::count).unwrap(), 2);
+}
+
+#[test]
+fn who_is_not_let_in_is_told_apart_from_who_finds_nobody() {
+    let Some(mut server) = Server::start() else { return };
+    server.sql("CREATE ROLE guarded LOGIN PASSWORD 'right'");
+    let rules = server.folder().join("data/pg_hba.conf");
+    let open = std::fs::read_to_string(&rules).unwrap();
+    std::fs::write(&rules, format!("local all guarded scram-sha-256\n{open}")).unwrap();
+    server.sql("SELECT pg_reload_conf()");
+    let at = server.folder().display().to_string();
+    let refused = |database: &str, user: &str| {
+        let url = format!("postgres:///{database}?host={at}&user={user}&schema=a");
+        match Store::open(StoreConfig::postgres(url.parse().unwrap())) {
+            Err(OpenError::Connect { source, .. }) => source.is_refusal(),
+            other => panic!("{:?}", other.map(drop)),
+        }
+    };
+    assert!(refused("postgres", "guarded&password=wrong"));
+    assert!(refused("postgres", "nobody"));
+    assert!(refused("elsewhere", "insula"));
+    server.stop();
+    assert!(!refused("postgres", "guarded&password=wrong"), "nobody was there to refuse");
 }
 
 #[test]

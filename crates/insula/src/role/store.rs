@@ -1,7 +1,9 @@
 //! Opens the store, and waits for a PostgreSQL that is away.
 //!
-//! A database restarts, moves to its standby, or comes up after us. Dying then would say nothing
-//! that waiting does not, and a supervisor would start us again and again.
+//! A database restarts, moves to its standby, or comes up minutes after us when everything was
+//! switched off. Giving up would say nothing that waiting does not, so it is waited for without
+//! end, and said again and again what for. One that is there and does not let us in is an end at
+//! once: somebody has to mend something.
 
 use std::time::Duration;
 
@@ -10,10 +12,10 @@ use insula_kit::backoff::Backoff;
 use insula_store::{OpenError, Store, StoreConfig, StoreError};
 use tokio::time::Instant;
 
-/// Longer than a database takes to restart or to fail over; then whoever started us shall know.
-const AWAY_TIME_MAX: Duration = Duration::from_secs(120);
 /// Between attempts.
 const AGAIN: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(2));
+/// Between words about it: whoever looks sees them, and a log of an hour is not full of them.
+const SAY_EVERY: Duration = Duration::from_secs(5);
 
 pub async fn open(config: StoreConfig) -> anyhow::Result<Store> {
     let opened = patiently(move || Store::open(config.clone())).await;
@@ -25,7 +27,7 @@ async fn patiently<T: Send + 'static>(
 ) -> Result<T, OpenError> {
     let began = Instant::now();
     let mut failures = 0;
-    let mut said = String::new();
+    let mut said: Option<(String, Instant)> = None;
     loop {
         // The driver has a runtime of its own.
         let opened = match tokio::task::spawn_blocking(open.clone()).await {
@@ -33,14 +35,16 @@ async fn patiently<T: Send + 'static>(
             Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
         };
         let error = match opened {
-            Err(error) if is_away(&error) && began.elapsed() < AWAY_TIME_MAX => error,
+            Err(error) if is_away(&error) => error,
             other => return other,
         };
         let error = format!("{:#}", anyhow::Error::from(error));
-        if error != said {
-            let seconds = AWAY_TIME_MAX.as_secs();
-            tracing::warn!(error, "waiting for the database, for {seconds} s at most");
-            said = error;
+        let due =
+            said.as_ref().is_none_or(|(before, at)| *before != error || at.elapsed() >= SAY_EVERY);
+        if due {
+            let seconds = began.elapsed().as_secs();
+            tracing::warn!(error, "waiting for the database, {seconds} s so far");
+            said = Some((error, Instant::now()));
         }
         failures += 1;
         tokio::time::sleep(AGAIN.delay(failures, 1.0)).await;
@@ -50,7 +54,7 @@ async fn patiently<T: Send + 'static>(
 /// Whether it may pass by itself.
 fn is_away(error: &OpenError) -> bool {
     match error {
-        OpenError::Connect { .. } => true,
+        OpenError::Connect { source, .. } => !source.is_refusal(),
         OpenError::Prepare { source, .. } | OpenError::Head(source) => {
             matches!(source, StoreError::Unavailable(_) | StoreError::Unknown(_))
         }
@@ -99,13 +103,13 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn one_that_stays_away_is_given_up_with_words() {
+    async fn one_that_comes_an_hour_late_is_waited_for_as_well() {
         let began = Instant::now();
-        let (opened, attempts) = trying(|_| Err(away())).await;
-        let words = opened.unwrap_err().to_string();
-        assert!(words.contains("postgres://db/insula"), "{words}");
-        assert!(began.elapsed() >= AWAY_TIME_MAX && attempts > 10);
-        assert!(began.elapsed() < AWAY_TIME_MAX + AGAIN.max * 2);
+        let hour = Duration::from_secs(3_600);
+        let late = move |_| if began.elapsed() < hour { Err(away()) } else { Ok(()) };
+        let (opened, attempts) = trying(late).await;
+        assert!(opened.is_ok() && attempts > 1_000);
+        assert!(began.elapsed() < hour + AGAIN.max * 2);
     }
 
     #[tokio::test(start_paused = true)]
