@@ -183,7 +183,8 @@ async fn run_server(args: Args, shutdown: Shutdown) -> anyhow::Result<()> {
         suffix: args.domain.clone(),
         edge_scheme: "http",
         edge_port: (args.edge.port() != HTTP_PORT).then_some(args.edge.port()),
-        development: !root,
+        // Apart, its nodes say by themselves whether they keep orgs apart; who does not gets one.
+        development: !root && std::env::var_os(crate::SUPERVISOR).is_some(),
         spool: data.root().join("server/spool"),
         version: env!("CARGO_PKG_VERSION").to_owned(),
     };
