@@ -20,13 +20,9 @@ pub struct Build {
     pub program: PathBuf,
 }
 
-fn repository() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
-}
-
+/// In the repository that somebody stands in.
 fn git(args: &[&str]) -> Result<String> {
-    let output = Command::new("git").arg("-C").arg(repository()).args(args).output();
-    let output = output.context("run git")?;
+    let output = Command::new("git").args(args).output().context("run git")?;
     let stderr = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "git {}: {}", args.join(" "), stderr.trim());
     Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())

@@ -5,14 +5,14 @@
 //! the cut is healed the surplus goes, and what was there first stays.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::thread::sleep;
+use std::thread::{ScopedJoinHandle, sleep};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 
 use super::apps::{self, App, LEASE};
 use super::visitors::{EACH_SECOND, Visitors};
-use super::{span, table};
+use super::{due, span, table};
 use crate::fleet::watch::Life;
 use crate::fleet::{Fleet, Shape};
 use crate::machine::wait_for;
@@ -50,23 +50,29 @@ impl Whom {
     }
 }
 
-/// Both, each in a fleet of its own, or the one that is named.
+type Part = (&'static str, fn(Duration) -> Result<()>);
+
+const PARTS: [Part; 3] = [
+    ("all", |length| tell(Whom::All, length)),
+    ("one", |length| tell(Whom::One, length)),
+    ("due", due::run),
+];
+
+/// The part that is named, or all of them at once, each in a fleet of its own.
 pub fn run(part: Option<&str>) -> Result<()> {
     let length = span::asked()?;
-    let whom = match part {
-        None => vec![Whom::All, Whom::One],
-        Some("all") => vec![Whom::All],
-        Some("one") => vec![Whom::One],
-        Some(other) => bail!("unknown part `{other}`; known: all, one"),
-    };
+    let chosen = PARTS.iter().filter(|(name, _)| part.is_none_or(|part| part == *name));
     let told: Vec<Result<()>> = std::thread::scope(|scope| {
-        let telling: Vec<_> =
-            whom.into_iter().map(|whom| scope.spawn(move || tell(whom, length))).collect();
-        telling
-            .into_iter()
-            .map(|one| one.join().unwrap_or_else(|_| Err(anyhow!("the story panicked"))))
-            .collect()
+        let telling: Vec<_> = chosen.map(|(_, tell)| scope.spawn(move || tell(length))).collect();
+        let join = |one: ScopedJoinHandle<'_, Result<()>>| {
+            one.join().unwrap_or_else(|_| Err(anyhow!("the story panicked")))
+        };
+        telling.into_iter().map(join).collect()
     });
+    if told.is_empty() {
+        let known = PARTS.map(|(name, _)| name).join(", ");
+        bail!("unknown part `{}`; known: {known}", part.unwrap_or_default());
+    }
     let mut kept = true;
     for told in told {
         if let Err(broken) = told {

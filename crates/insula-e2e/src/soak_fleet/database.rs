@@ -13,7 +13,7 @@ use serde_json::Value;
 use super::apps::{self, App};
 use super::table;
 use super::visitors::{EACH_SECOND, Visitors};
-use super::writers::{PAUSE, Told, Writers};
+use super::writers::{self, PAUSE, Told, Writers};
 use crate::fleet::database::Database;
 use crate::fleet::watch::Life;
 use crate::fleet::{Fleet, Shape};
@@ -74,15 +74,24 @@ pub fn run() -> Result<()> {
         let url = story::url(&fleet.deploy(source.path(), name)?)?;
         apps.push(App::named(name, &url, instances)?);
     }
+    let written = fleet.json(&["apps", "show", WRITTEN])?;
+    let variables = writers::variables_of(&written)?;
     // Before the one that is deployed all the time.
     let steady = fleet.lives();
     for harm in [Harm::Killed, Harm::Frozen] {
-        away(&mut fleet, &apps, &steady, harm).with_context(|| format!("PostgreSQL {harm:?}"))?;
+        let away = away(&mut fleet, &apps, &variables, &steady, harm);
+        away.with_context(|| format!("PostgreSQL {harm:?}"))?;
     }
     fleet.finish()
 }
 
-fn away(fleet: &mut Fleet, apps: &[App], steady: &BTreeSet<Life>, harm: Harm) -> Result<()> {
+fn away(
+    fleet: &mut Fleet,
+    apps: &[App],
+    variables: &str,
+    steady: &BTreeSet<Life>,
+    harm: Harm,
+) -> Result<()> {
     let mut database = fleet.database.take().context("a database")?;
     let writers = Writers::default();
     let visitors = Visitors::start(&fleet.gateways, apps, EACH_SECOND)?;
@@ -91,7 +100,7 @@ fn away(fleet: &mut Fleet, apps: &[App], steady: &BTreeSet<Life>, harm: Harm) ->
         let writing = [0, 1].map(|server| {
             let ask = move |path: &str, body: &Value| fleet.api_at(server, "PUT", path, body);
             scope.spawn(move || {
-                writers.write(WRITTEN, &format!("FROM_{server}"), harm.first(), ask);
+                writers.write(variables, &format!("FROM_{server}"), harm.first(), ask);
             })
         });
         let deploying = scope.spawn(move || deploy(fleet, writers));
@@ -119,7 +128,7 @@ fn away(fleet: &mut Fleet, apps: &[App], steady: &BTreeSet<Life>, harm: Harm) ->
     table::row("back → first write acknowledged", &first);
     let kept = fleet.ensure_kept(steady);
     table::row("apps stopped or started", if kept.is_ok() { "none" } else { "SOME" });
-    ensure_written(fleet, &told)?;
+    ensure_written(fleet, variables, &told)?;
     table::row("acknowledged and found again", "all");
     kept?;
     for met in &met {
@@ -137,7 +146,7 @@ fn away(fleet: &mut Fleet, apps: &[App], steady: &BTreeSet<Life>, harm: Harm) ->
         })?;
     }
     fleet.wait_until_ready(SHAPE.nodes)?;
-    ensure_written(fleet, &told)?;
+    ensure_written(fleet, variables, &told)?;
     fleet.ensure_kept(steady)?;
     table::row("the same after kill -9 of both servers", "all");
     Ok(())
@@ -211,10 +220,9 @@ fn deployments(fleet: &Fleet) -> Result<Vec<(String, String)>> {
 }
 
 /// At each server everything that anybody acknowledged is there, or what was written later.
-fn ensure_written(fleet: &Fleet, told: &Told) -> Result<()> {
+fn ensure_written(fleet: &Fleet, variables: &str, told: &Told) -> Result<()> {
     for server in 0..SHAPE.servers {
-        let path = format!("/v1/orgs/default/apps/{WRITTEN}/variables");
-        told.ensure_variables(&fleet.api_at(server, "GET", &path, &Value::Null)?)?;
+        told.ensure_variables(&fleet.api_at(server, "GET", variables, &Value::Null)?)?;
     }
     let known: BTreeSet<String> = deployments(fleet)?.into_iter().map(|(id, _)| id).collect();
     for id in &told.deployments {

@@ -11,7 +11,7 @@ use tempfile::TempDir;
 
 use super::s3::{self, S3};
 use super::table;
-use super::writers::{Told, Writers};
+use super::writers::{self, Told, Writers};
 use crate::fleet::database::Database;
 use crate::folder;
 use crate::load::Load;
@@ -41,6 +41,7 @@ pub fn run() -> Result<()> {
     let mut machine = Machine::start()?;
     let urls = deploy_all(&machine)?;
     let before = pids(&machine)?;
+    let variables = writers::variables_of(&machine.json(&["apps", "show", WRITTEN])?)?;
     // Only who migrates knows the keys: afterwards the data folder does.
     machine.environment.push(("INSULA_S3_ACCESS_KEY".into(), s3::ACCESS_KEY.into()));
     machine.environment.push(("INSULA_S3_SECRET_KEY".into(), s3::SECRET_KEY.into()));
@@ -50,9 +51,9 @@ pub fn run() -> Result<()> {
         .collect::<Result<_>>()?;
     let writers = Writers::default();
     let moves = std::thread::scope(|scope| {
-        let (machine, writers) = (&machine, &writers);
+        let (machine, writers, variables) = (&machine, &writers, &variables);
         let ask = |path: &str, body: &Value| machine.api("PUT", path, Some(body));
-        let writing = scope.spawn(move || writers.write(WRITTEN, "WRITTEN", 1, ask));
+        let writing = scope.spawn(move || writers.write(variables, "WRITTEN", 1, ask));
         let moves = move_about(machine, &database, &s3, &before);
         writers.stop();
         writing.join().map_err(|_| anyhow!("the writer panicked"))?;
@@ -63,7 +64,7 @@ pub fn run() -> Result<()> {
     // Everything is back: nobody may need what it came from.
     drop(database);
     s3.stop();
-    at_home(&machine, &told)?;
+    at_home(&machine, &variables, &told)?;
     ensure!(pids(&machine)? == before, "an app was restarted: {:?}, {before:?}", pids(&machine)?);
 
     println!("\n-- SQLite and a folder → PostgreSQL and S3 → back, {ROUNDS} times --");
@@ -211,9 +212,8 @@ fn at_work(machine: &Machine, before: &[u32]) -> Result<()> {
 }
 
 /// Back for good, with neither a database nor an S3.
-fn at_home(machine: &Machine, told: &Told) -> Result<()> {
-    let path = format!("/v1/orgs/default/apps/{WRITTEN}/variables");
-    told.ensure_variables(&machine.api("GET", &path, None)?)?;
+fn at_home(machine: &Machine, variables: &str, told: &Told) -> Result<()> {
+    told.ensure_variables(&machine.api("GET", variables, None)?)?;
     for name in [MOVING, "made"] {
         machine.json(&["rollback", "v1", "--app", name])?;
     }

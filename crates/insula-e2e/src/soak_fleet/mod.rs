@@ -8,6 +8,7 @@ mod apps;
 mod before;
 mod cut_off;
 mod database;
+mod due;
 mod migrate;
 mod s3;
 mod span;

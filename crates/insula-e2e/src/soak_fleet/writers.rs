@@ -36,6 +36,12 @@ pub struct Writers {
     stop: AtomicBool,
 }
 
+/// The path of an app's variables, from what `apps show` tells of the app.
+pub fn variables_of(app: &Value) -> Result<String> {
+    let id = app["id"].as_str().with_context(|| format!("no id in {app}"))?;
+    Ok(format!("/v1/orgs/default/apps/{id}/variables"))
+}
+
 impl Writers {
     pub fn told(&self) -> MutexGuard<'_, Told> {
         self.told.lock().unwrap_or_else(PoisonError::into_inner)
@@ -53,10 +59,10 @@ impl Writers {
         self.told.into_inner().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Sets one variable of an app after the other, with numbers that rise from `first`.
+    /// Sets one variable after the other below that path, with numbers that rise from `first`.
     pub fn write(
         &self,
-        app: &str,
+        variables: &str,
         prefix: &str,
         first: u64,
         ask: impl Fn(&str, &Value) -> Result<Answer>,
@@ -66,7 +72,7 @@ impl Writers {
                 break;
             }
             let name = format!("{prefix}_{}", number % VARIABLES);
-            let path = format!("/v1/orgs/default/apps/{app}/variables/{name}?deploy=false");
+            let path = format!("{variables}/{name}?deploy=false");
             let asked = Instant::now();
             let answer = ask(&path, &json!({"value": number.to_string()}));
             let mut told = self.told();
@@ -112,6 +118,7 @@ impl Told {
     /// Refuses unless each variable has the value that was acknowledged, or a newer one.
     pub fn ensure_variables(&self, listed: &Answer) -> Result<()> {
         ensure!(listed.status == 200, "{}: {}", listed.status, listed.text());
+        ensure!(!self.variables.is_empty(), "nothing was acknowledged: {:?}", self.refused);
         let listed: Value = serde_json::from_slice(&listed.body)?;
         let items = listed["items"].as_array().context("a list of variables")?;
         let value = |one: &Value| {
