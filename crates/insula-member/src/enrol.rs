@@ -7,6 +7,7 @@ use insula_kit::backoff::Backoff;
 use insula_kit::files;
 use insula_kit::pki::{Fingerprint, Identity, Invitation, KeyPair, PkiError};
 use insula_kit::tls::{Connector, Credentials};
+use insula_model::fleet::Member;
 use insula_wire::node::join_client::JoinClient;
 use insula_wire::node::{self as wire, PROTOCOL};
 use tonic::{Code, Status};
@@ -47,14 +48,10 @@ impl Joining<'_> {
                 let answer = tokio::time::timeout(CALL_TIME_MAX, client.enrol(request.clone()));
                 let failed = match answer.await {
                     Ok(Ok(reply)) => return Ok(reply.into_inner()),
-                    Ok(Err(status)) if Refusal::is_removal(&status) => {
-                        return Err(JoinError::Removed { member: self.member });
-                    }
-                    Ok(Err(status)) if is_final(&status) => {
-                        let reason = status.message().to_owned();
-                        return Err(JoinError::Refused { reason });
-                    }
-                    Ok(Err(status)) => chain(&status),
+                    Ok(Err(status)) => match refusal(&status, self.member) {
+                        Some(refused) => return Err(refused),
+                        None => chain(&status),
+                    },
                     Err(_) => "no answer".to_owned(),
                 };
                 if failed != last {
@@ -83,10 +80,10 @@ impl Joining<'_> {
         let no_answer = |last: String| JoinError::NoAnswer { last };
         let reply = match answered.map_err(|_| no_answer("no answer".into()))? {
             Ok(reply) => reply.into_inner(),
-            Err(status) if is_final(&status) => {
-                return Err(JoinError::Refused { reason: status.message().to_owned() });
+            Err(status) => {
+                let refused = refusal(&status, self.member);
+                return Err(refused.unwrap_or_else(|| no_answer(chain(&status))));
             }
-            Err(status) => return Err(no_answer(chain(&status))),
         };
         self.take(&Servers::open(self.files.servers.clone(), &[]), key, reply)
     }
@@ -143,15 +140,16 @@ impl Joining<'_> {
 }
 
 /// What a server will say the next time as well.
-fn is_final(status: &Status) -> bool {
+fn refusal(status: &Status, member: Member) -> Option<JoinError> {
     match status.code() {
+        _ if Refusal::is_removal(status) => Some(JoinError::Removed { member }),
+        Code::AlreadyExists => Some(JoinError::Present { member }),
         Code::Unauthenticated
         | Code::PermissionDenied
         | Code::InvalidArgument
         | Code::FailedPrecondition
-        | Code::AlreadyExists
         | Code::NotFound
-        | Code::Unimplemented => true,
+        | Code::Unimplemented => Some(JoinError::Refused { reason: status.message().to_owned() }),
         Code::Ok
         | Code::Cancelled
         | Code::Unknown
@@ -161,6 +159,42 @@ fn is_final(status: &Status) -> bool {
         | Code::OutOfRange
         | Code::Internal
         | Code::Unavailable
-        | Code::DataLoss => false,
+        | Code::DataLoss => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use insula_model::{GatewayId, NodeId};
+    use insula_wire::node::{REFUSAL_METADATA, REFUSED_REMOVED};
+    use tonic::metadata::{MetadataMap, MetadataValue};
+
+    use super::*;
+
+    const NODE: Member = Member::Node(NodeId::from_u128(1));
+
+    #[test]
+    fn who_finds_another_in_its_name_is_told_to_look_and_does_not_join_as_somebody_new() {
+        let present = Status::already_exists("it is in this fleet");
+        let error = refusal(&present, NODE).unwrap();
+        assert!(matches!(error, JoinError::Present { member: NODE }), "{error:?}");
+        let words = error.to_string();
+        assert!(words.contains(&format!("`insula nodes remove {NODE}`")), "{words}");
+        let gateway = Member::Gateway(GatewayId::from_u128(2));
+        let words = refusal(&present, gateway).unwrap().to_string();
+        assert!(words.contains(&format!("`insula gateways remove {gateway}`")), "{words}");
+    }
+
+    #[test]
+    fn a_removal_is_told_from_a_token_that_is_of_no_use_and_from_a_server_that_is_away() {
+        let mut why = MetadataMap::new();
+        why.insert(REFUSAL_METADATA, MetadataValue::from_static(REFUSED_REMOVED));
+        let removed = Status::with_metadata(Code::PermissionDenied, "removed", why);
+        assert!(matches!(refusal(&removed, NODE), Some(JoinError::Removed { .. })));
+        let used = Status::permission_denied("the token was used");
+        assert!(matches!(refusal(&used, NODE), Some(JoinError::Refused { .. })));
+        for away in [Status::unavailable("away"), Status::resource_exhausted("later")] {
+            assert!(refusal(&away, NODE).is_none());
+        }
     }
 }

@@ -55,6 +55,16 @@ pub enum JoinError {
          and what `insula nodes token` prints"
     )]
     Removed { member: Member },
+    /// Two hold one identity: a copy of the folder, a snapshot that was put back, or a thief. Which
+    /// of them is who it says it is, no machine can know. Joining as somebody new would let
+    /// the other one go on in its name, so that is for whoever looked to say, by the removal.
+    #[error(
+        "{member} is in this fleet with a newer certificate than this folder has, so somebody else \
+         may be speaking in its name: find out who, then `insula {}s remove {member}`, and start \
+         this one again with a token; it joins as somebody new then",
+        member.role()
+    )]
+    Present { member: Member },
     #[error("no server let it join within {} s: {last}", JOIN_TIME_MAX.as_secs())]
     NoAnswer { last: String },
     #[error("what the server answered cannot be used: {0}")]
@@ -116,8 +126,12 @@ impl Joining<'_> {
                             return Ok(Membership { credentials, servers, name });
                         }
                         // A token of long ago, say. What runs goes on.
-                        Err(error @ (JoinError::Refused { .. } | JoinError::NoAnswer { .. })) => {
-                            tracing::warn!(error = %chain(&error), "the token is of no use");
+                        Err(
+                            error @ (JoinError::Refused { .. }
+                            | JoinError::Present { .. }
+                            | JoinError::NoAnswer { .. }),
+                        ) => {
+                            tracing::error!(error = %chain(&error), "the token is of no use");
                             return Ok(Membership { credentials, servers, name: None });
                         }
                         Err(error) => return Err(error),
