@@ -19,6 +19,9 @@ use crate::reply::{Reply, Whole};
 use crate::route::{Route, Rule, delete, patch, post, read};
 use crate::write::Happened;
 
+/// Of a node among others that nobody else reaches: a part of its apps' visitors is lost.
+const NO_RELAY: &str = "it has no relay: other nodes and gateways do not reach what runs here (`insula agent --relay ADDR`)";
+
 pub fn routes() -> Vec<Route> {
     vec![
         read("/v1/runtimes", "list_runtimes", Rule::SignedIn, runtimes)
@@ -79,7 +82,11 @@ fn view(world: &World, node: &node::Node) -> Node {
         }
     });
     let state = decided::state(world, node);
-    Node::new(node, state, world.is_here(node.id), reserved)
+    let mut shown = Node::new(node, state, world.is_here(node.id), reserved);
+    if node.relay.is_none() && world.nodes.len() > 1 {
+        shown.notes.push(NO_RELAY.to_owned());
+    }
+    shown
 }
 
 async fn list(cx: Cx) -> Result<Reply, ApiError> {

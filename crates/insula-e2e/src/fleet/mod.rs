@@ -28,7 +28,6 @@ use process::Role;
 
 /// Where each role listens in its place.
 const FLEET_PORT: u16 = 7443;
-const RELAY_PORT: u16 = 7444;
 pub const API: &str = "127.0.0.1:7070";
 pub const EDGE_PORT: u16 = 8080;
 
@@ -163,10 +162,8 @@ impl Fleet {
     pub fn node_role(&mut self, number: usize, token: &str) -> Result<Role> {
         let name = format!("n{number}");
         let place = self.ground.place(&name)?;
-        let relay = place.at(RELAY_PORT).to_string();
         let servers = self.fleet_addresses();
-        let args =
-            ["agent", "--server", &servers, "--token", token, "--name", &name, "--relay", &relay];
+        let args = ["agent", "--server", &servers, "--token", token, "--name", &name];
         Ok(Role::new(place, self.folder.path(), &self.program, &args))
     }
 

@@ -5,8 +5,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Context, bail};
-use insula_agent::{AgentConfig, Endpoint, HostAccess, Names, Offered, RelayAccess};
+use anyhow::Context;
+use insula_agent::{AgentConfig, Endpoint, HostAccess, Names, Offered};
 use insula_model::{Bytes, MilliCpu, NodeName, limits};
 use insula_sandbox::net::NetConfig;
 use tokio::sync::watch;
@@ -29,7 +29,8 @@ pub struct Args {
     /// What this node is called [default: the host's name; of a server's own machine: local]
     #[arg(long, value_name = "NAME")]
     name: Option<NodeName>,
-    /// Where other nodes and gateways reach what runs here
+    /// Where other nodes and gateways reach what runs here [default: port 7444 of the address with
+    /// which this machine reaches the server; beside a server nowhere]
     #[arg(long, value_name = "ADDR")]
     relay: Option<SocketAddr>,
     /// What to tell them instead, behind NAT say
@@ -77,14 +78,8 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         HostAccess::Full { net } => Some(net.gateway()),
         HostAccess::Development => None,
     };
-    if let (Some(relay), None) = (args.relay, args.advertise)
-        && relay.ip().is_unspecified()
-    {
-        bail!(
-            "--relay {relay} is every address of this machine: say with --advertise which one others reach"
-        );
-    }
     let server = endpoint(&data, args.server, args.token.as_deref())?;
+    let relay = super::relay::access(&data, args.relay, args.advertise, &server)?;
     let name = match (args.name, &server) {
         (Some(name), _) => name,
         (None, Endpoint::Unix(_)) => "local".parse()?,
@@ -95,7 +90,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         server,
         name,
         site: None,
-        relay: RelayAccess { listen: args.relay, advertise: args.advertise },
+        relay,
         host,
         program: own_program(&data)?,
         offer: Offered {

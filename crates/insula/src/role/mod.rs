@@ -8,6 +8,7 @@ mod fleet;
 pub mod gateway;
 pub mod master_key;
 pub mod migrate;
+pub mod relay;
 mod resolver;
 pub mod server;
 mod store;
