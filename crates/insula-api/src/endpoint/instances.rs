@@ -1,7 +1,9 @@
 //! Instances of an app: what runs, where, and how it is.
 
-use insula_model::{AppId, InstanceId};
-use insula_store::instances;
+use std::collections::{BTreeMap, BTreeSet};
+
+use insula_model::{AppId, InstanceId, NodeId, NodeName};
+use insula_store::{Tx, instances, nodes};
 use insula_wire::rest::instance::Instance;
 
 use crate::context::{Cx, page_of, shown};
@@ -25,19 +27,32 @@ pub fn routes() -> Vec<Route> {
 async fn list(cx: Cx) -> Result<Reply, ApiError> {
     let (org, page) = (cx.org_id()?, cx.page()?);
     let id: AppId = cx.param("app", "app")?;
-    let paged = cx
+    let (paged, names) = cx
         .read(move |tx| {
             apps::find(tx, org, id)?;
-            Ok(instances::list(tx, org, Some(id), &page)?)
+            let paged = instances::list(tx, org, Some(id), &page)?;
+            let nodes: BTreeSet<NodeId> = paged.items.iter().map(|found| found.node).collect();
+            let names = nodes.into_iter().map(|node| Ok((node, name(tx, node)?)));
+            let names = names.collect::<Result<BTreeMap<_, _>, ApiError>>()?;
+            Ok((paged, names))
         })
         .await?;
-    shown(&page_of(paged, |instance| Instance::from(&instance)))
+    shown(&page_of(paged, |instance| {
+        Instance::from(&instance).on(names.get(&instance.node).cloned().flatten())
+    }))
+}
+
+fn name(tx: &Tx, node: NodeId) -> Result<Option<NodeName>, ApiError> {
+    Ok(nodes::get(tx, node)?.map(|node| node.name))
 }
 
 async fn show(cx: Cx) -> Result<Reply, ApiError> {
     let org = cx.org_id()?;
     let id: InstanceId = cx.param("instance", "instance")?;
-    let found = cx.read(move |tx| Ok(instances::get(tx, org, id)?)).await?;
-    let instance = found.ok_or_else(|| ApiError::not_found("instance"))?;
-    shown(&Instance::from(&instance))
+    let found = cx.read(move |tx| {
+        let Some(instance) = instances::get(tx, org, id)? else { return Ok(None) };
+        let name = name(tx, instance.node)?;
+        Ok(Some(Instance::from(&instance).on(name)))
+    });
+    shown(&found.await?.ok_or_else(|| ApiError::not_found("instance"))?)
 }

@@ -68,10 +68,19 @@ fn note(instance: &Instance, now: Timestamp) -> String {
 }
 
 fn table(instances: &[Instance], numbers: &BTreeMap<String, String>, now: Timestamp) -> Table {
-    let mut table =
-        Table::new(&["INSTANCE", "COMPONENT", "STATE", "RELEASE", "AGE", "RESTARTS", "NOTE"]);
+    let mut table = Table::new(&[
+        "INSTANCE",
+        "COMPONENT",
+        "STATE",
+        "RELEASE",
+        "NODE",
+        "AGE",
+        "RESTARTS",
+        "NOTE",
+    ]);
     for instance in instances {
         let release = instance.release.to_string();
+        let node = instance.node_name.as_ref();
         table.row_with_state(
             2,
             [
@@ -79,6 +88,7 @@ fn table(instances: &[Instance], numbers: &BTreeMap<String, String>, now: Timest
                 instance.component.to_string(),
                 state(instance),
                 numbers.get(&release).cloned().unwrap_or(release),
+                node.map_or_else(|| instance.node.to_string(), ToString::to_string),
                 units::age(instance.started.unwrap_or(instance.created), now),
                 instance.restarts.to_string(),
                 note(instance, now),
@@ -105,6 +115,7 @@ mod tests {
             deployment: "dep_01j8z3k5v7e6n9q2r4t6w8y0ab".parse().unwrap(),
             run: None,
             node: "node_01j8z3k5v7e6n9q2r4t6w8y0ab".parse().unwrap(),
+            node_name: Some("atlas".parse().unwrap()),
             intent: "run".into(),
             state: "ready".into(),
             reason: None,
@@ -143,10 +154,10 @@ mod tests {
         let leaving = Instance { intent: "drain".into(), ..instance() };
         let numbers = BTreeMap::from([(instance().release.to_string(), "v3".to_owned())]);
         expect![[r#"
-            INSTANCE                        COMPONENT  STATE        RELEASE  AGE    RESTARTS  NOTE
-            ins_01j8z3k5v7e6n9q2r4t6w8y0ab  web        ready        v3       2 min  0
-            ins_01j8z3k5v7e6n9q2r4t6w8y0ab  web        backing off  v3       2 min  4         started again at 00:03:25; exited with code 1 5 s ago
-            ins_01j8z3k5v7e6n9q2r4t6w8y0ab  web        draining     v3       2 min  0
+            INSTANCE                        COMPONENT  STATE        RELEASE  NODE   AGE    RESTARTS  NOTE
+            ins_01j8z3k5v7e6n9q2r4t6w8y0ab  web        ready        v3       atlas  2 min  0
+            ins_01j8z3k5v7e6n9q2r4t6w8y0ab  web        backing off  v3       atlas  2 min  4         started again at 00:03:25; exited with code 1 5 s ago
+            ins_01j8z3k5v7e6n9q2r4t6w8y0ab  web        draining     v3       atlas  2 min  0
         "#]]
         .assert_eq(&table(&[instance(), crashed, leaving], &numbers, now).render(Paint::PLAIN, None));
     }

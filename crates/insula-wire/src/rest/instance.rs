@@ -2,7 +2,9 @@
 
 use insula_model::instance::{self, Intent};
 use insula_model::observed::{self, InstancePhase, Observed};
-use insula_model::{ComponentName, DeploymentId, InstanceId, NodeId, ReleaseId, RunId, Timestamp};
+use insula_model::{
+    ComponentName, DeploymentId, InstanceId, NodeId, NodeName, ReleaseId, RunId, Timestamp,
+};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -22,6 +24,10 @@ pub struct Instance {
     pub run: Option<RunId>,
     #[schema(value_type = String)]
     pub node: NodeId,
+    /// What the operator calls it, while it is a node.
+    #[schema(value_type = Option<String>)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node_name: Option<NodeName>,
     /// What is wanted of it: `run`, `drain` or `stop`.
     pub intent: String,
     /// What it is seen to do: `unknown`, `absent`, `preparing`, `starting`, `ready`, `unready`,
@@ -109,6 +115,7 @@ impl From<&instance::Instance> for Instance {
             deployment: instance.deployment,
             run: instance.run,
             node: instance.node,
+            node_name: None,
             intent: intent.into(),
             state: state.into(),
             reason: report.and_then(|report| reason(&report.phase)),
@@ -127,6 +134,12 @@ impl From<&instance::Instance> for Instance {
             seen,
             warnings: report.map_or_else(Vec::new, |report| report.warnings.clone()),
         }
+    }
+}
+
+impl Instance {
+    pub fn on(self, node_name: Option<NodeName>) -> Self {
+        Self { node_name, ..self }
     }
 }
 
