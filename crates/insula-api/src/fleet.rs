@@ -72,6 +72,11 @@ impl Fleet {
         self.said().deciding = deciding;
     }
 
+    /// Whether this is the server that sees the fleet as it is.
+    pub(crate) fn decides(&self) -> bool {
+        matches!(self.said().deciding, Deciding::Here)
+    }
+
     /// The answer of the server that decides, or nothing if that is this one.
     pub(crate) async fn asked_elsewhere(&self, head: &Parts) -> Option<Result<Response, ApiError>> {
         let deciding = self.said().deciding.clone();

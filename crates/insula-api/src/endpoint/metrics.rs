@@ -34,18 +34,24 @@ async fn metrics(cx: Cx) -> Result<Reply, ApiError> {
     let state = &cx.api.state;
     cx.api.outcomes.count(&state.store, &state.metrics).await?;
     let view = state.view.borrow().clone();
-    let text = state.metrics.render() + &moment(&view.0, &state.hub, &state.store).render();
+    let moment = moment(&view.0, &state.hub, &state.store, state.fleet.decides());
+    let text = state.metrics.render() + &moment.render();
     let mut response = Response::new(Body::from(text));
     let media_type = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
     response.headers_mut().insert(header::CONTENT_TYPE, media_type);
     Ok(Reply::Raw(response))
 }
 
-/// How things are now.
-fn moment(world: &World, hub: &Hub, store: &Store) -> Metrics {
+/// How things are now. Of the fleet only the server that decides knows; from another one no figure
+/// is better than a nought.
+fn moment(world: &World, hub: &Hub, store: &Store, decides: bool) -> Metrics {
     let page = Metrics::new();
-    fleet(&page, world, hub);
+    set(&page, "insula_server_decides", "Whether this server decides.", usize::from(decides));
     storage(&page, world, store);
+    if !decides {
+        return page;
+    }
+    fleet(&page, world, hub);
     let known = components(world);
     hub.retain_traffic(|app, component| known.contains(&(*app, component)));
     traffic(&page, world, hub);

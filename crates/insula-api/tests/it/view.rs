@@ -133,6 +133,23 @@ fn of<'l>(lines: &'l [String], name: &str) -> Vec<&'l str> {
 }
 
 #[tokio::test]
+async fn a_server_that_does_not_decide_tells_no_figures_of_a_fleet_that_it_does_not_see() {
+    let stage = Stage::open().await;
+    Scene::set(&stage, "acme", 1).await;
+    pass(&stage).await;
+    let leading = metrics(&stage).await;
+    assert_eq!(of(&leading, "insula_server_decides"), ["insula_server_decides 1"]);
+    assert_eq!(of(&leading, "insula_nodes"), ["insula_nodes 1"]);
+    stage.fleet.set_deciding(insula_api::Deciding::Nobody);
+    let following = metrics(&stage).await;
+    assert_eq!(of(&following, "insula_server_decides"), ["insula_server_decides 0"]);
+    assert_eq!(of(&following, "insula_feed_head").len(), 1, "what it knows itself");
+    for of_the_fleet in ["insula_nodes", "insula_instances", "insula_apps"] {
+        assert!(of(&following, of_the_fleet).is_empty(), "{of_the_fleet}");
+    }
+}
+
+#[tokio::test]
 async fn the_operator_sees_how_all_apps_are() {
     let stage = Stage::open().await;
     let scene = Scene::set(&stage, "acme", 1).await;
