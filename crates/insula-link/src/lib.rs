@@ -34,5 +34,5 @@ pub use contest::Contest;
 pub use forward::Leader;
 pub use hub::{Heard, Hub, Secrets};
 pub use inbox::{Inbound, Inbox, NobodyHears, Telling};
-pub use logs::{LogEntry, LogQuery, LogSubject};
+pub use logs::{LogEntry, LogQuery, LogStream, LogSubject};
 pub use usage::{InstanceUsage, NodeUsage, Traffic};

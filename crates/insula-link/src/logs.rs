@@ -1,11 +1,15 @@
 //! Live logs through the sessions: one request fans out to nodes, entries come back merged.
 //!
-//! What a node says is believed of the logs that it was asked for, and it waits for a slow reader in
-//! a share of its own: a node that floods a stream is missing from it, the others are not.
+//! What a node says is believed of the logs that it was asked for, and only those are asked who can
+//! have them: whoever reads an app's logs says which nodes these are, and which more while it
+//! follows. It waits for a slow reader in a share of its own: a node that floods a stream is missing
+//! from it, the others are not.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard};
+use std::task::{Context, Poll};
 
 use futures_util::Stream;
 use insula_model::{AppId, BuildId, NodeId, Timestamp};
@@ -13,7 +17,7 @@ use insula_wire::node as wire;
 use insula_wire::node::server_message::Message;
 use tokio::sync::mpsc;
 
-use crate::hub::Hub;
+use crate::hub::{Hub, ToNode};
 
 /// What waits for a slow reader, of all nodes together. A node sends half a MiB in one chunk.
 const WAITING_BYTES_MAX: usize = 32 * 1024 * 1024;
@@ -62,6 +66,8 @@ struct OpenStream {
     chunks: mpsc::UnboundedSender<Chunk>,
     /// Nodes that have not said that they are done, and how many bytes of each wait.
     awaited: BTreeMap<NodeId, usize>,
+    /// Nobody was asked yet, and somebody may be.
+    begins_later: bool,
     /// Of all nodes.
     waiting: usize,
     of_node_max: usize,
@@ -93,6 +99,11 @@ impl OpenStream {
         if let Some(of_node) = self.awaited.get_mut(&node) {
             *of_node -= bytes;
         }
+    }
+
+    /// Nothing more comes: everybody who was asked has told all, or is gone.
+    fn is_over(&self) -> bool {
+        self.awaited.is_empty() && !self.begins_later
     }
 
     /// Goes without this node from here on, and says so.
@@ -134,7 +145,7 @@ impl LogStreams {
         } else if chunk.end {
             stream.awaited.remove(&node);
         }
-        if stream.awaited.is_empty() {
+        if stream.is_over() {
             open.remove(&chunk.stream);
         }
         kept
@@ -150,8 +161,17 @@ impl LogStreams {
     pub(crate) fn node_left(&self, node: NodeId) {
         self.open().retain(|_, stream| {
             stream.awaited.remove(&node);
-            !stream.awaited.is_empty()
+            !stream.is_over()
         });
+    }
+
+    /// Awaits one more node; false if the stream has ended.
+    fn also_await(&self, stream: u64, node: NodeId) -> bool {
+        let mut open = self.open();
+        let Some(stream) = open.get_mut(&stream) else { return false };
+        stream.begins_later = false;
+        stream.awaited.insert(node, 0);
+        true
     }
 }
 
@@ -170,13 +190,47 @@ fn entry(wire: wire::LogEntry) -> LogEntry {
     }
 }
 
-/// Ends a stream at the nodes when its reader goes away.
-struct Ending {
+/// Batches of entries. Within a node they come in order; between nodes as they come.
+#[derive(Debug)]
+pub struct LogStream {
     hub: Hub,
     stream: u64,
+    query: LogQuery,
+    /// Who was asked. One whose session ended is not asked again: what it told would come twice.
+    asked: BTreeSet<NodeId>,
+    chunks: mpsc::UnboundedReceiver<Chunk>,
 }
 
-impl Drop for Ending {
+impl LogStream {
+    /// Asks one more node, for what it has since then. For those who follow: what they follow may
+    /// begin elsewhere.
+    pub fn also(&mut self, node: NodeId, since: Timestamp) {
+        if self.asked.contains(&node) {
+            return;
+        }
+        let Some(way) = self.hub.way(node) else { return };
+        self.asked.insert(node);
+        if self.hub.logs_streams().also_await(self.stream, node) {
+            let query = LogQuery { since: Some(since), tail: None, ..self.query.clone() };
+            self.hub.ask_for_logs(self.stream, request(self.stream, &query), node, &way);
+        }
+    }
+}
+
+impl Stream for LogStream {
+    type Item = Vec<LogEntry>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.chunks.poll_recv(cx).map(|chunk| {
+            let Chunk { node, bytes, entries } = chunk?;
+            self.hub.logs_streams().taken(self.stream, node, bytes);
+            Some(entries)
+        })
+    }
+}
+
+/// Ends it at the nodes when its reader goes away.
+impl Drop for LogStream {
     fn drop(&mut self) {
         self.hub.logs_streams().open().remove(&self.stream);
         let cancel = wire::LogCancel { stream: self.stream };
@@ -189,40 +243,39 @@ impl Drop for Ending {
 }
 
 impl Hub {
-    /// Batches of entries from connected nodes. Ends when all have told what they have, or never
-    /// when following. Within a node entries come in order; between nodes as they come.
-    pub fn logs(&self, query: LogQuery) -> impl Stream<Item = Vec<LogEntry>> + Send + use<> {
+    /// What connected nodes have. Ends when all that were asked have told what they have; whoever
+    /// follows waits for more of them, and for the first if none could be asked.
+    pub fn logs(&self, query: LogQuery) -> LogStream {
         let streams = self.logs_streams();
         let stream = streams.next.fetch_add(1, Ordering::Relaxed) + 1;
-        let (chunks, mut receiver) = mpsc::unbounded_channel::<Chunk>();
+        let (chunks, receiver) = mpsc::unbounded_channel::<Chunk>();
         let mut ways = self.ways();
         if let Some(nodes) = &query.nodes {
             ways.retain(|(node, _)| nodes.contains(node));
         }
         let awaited: BTreeMap<NodeId, usize> = ways.iter().map(|(node, _)| (*node, 0)).collect();
-        if !awaited.is_empty() {
-            let share = WAITING_BYTES_MAX / awaited.len();
-            let of_node_max = share.max(WAITING_BYTES_OF_NODE_MIN);
-            let opened = OpenStream { chunks, awaited, waiting: 0, of_node_max };
+        let asked = awaited.keys().copied().collect();
+        let begins_later = awaited.is_empty() && query.follow && query.nodes.is_some();
+        let share = WAITING_BYTES_MAX / awaited.len().max(1);
+        let of_node_max = share.max(WAITING_BYTES_OF_NODE_MIN);
+        let opened = OpenStream { chunks, awaited, begins_later, waiting: 0, of_node_max };
+        if !opened.is_over() {
             streams.open().insert(stream, opened);
         }
         let request = request(stream, &query);
         for (node, way) in ways {
-            let message =
-                wire::ServerMessage { message: Some(Message::LogRequest(request.clone())) };
-            if way.try_send(Box::new(Ok(message))).is_err() {
-                let end = wire::LogChunk { stream, end: true, ..Default::default() };
-                streams.take(node, end, Timestamp::from_millis(self.now_ms()));
-            }
+            self.ask_for_logs(stream, request.clone(), node, &way);
         }
-        let ending = Ending { hub: self.clone(), stream };
-        futures_util::stream::poll_fn(move |cx| {
-            receiver.poll_recv(cx).map(|chunk| {
-                let Chunk { node, bytes, entries } = chunk?;
-                ending.hub.logs_streams().taken(ending.stream, node, bytes);
-                Some(entries)
-            })
-        })
+        LogStream { hub: self.clone(), stream, query, asked, chunks: receiver }
+    }
+
+    fn ask_for_logs(&self, stream: u64, request: wire::LogRequest, node: NodeId, way: &ToNode) {
+        let message = wire::ServerMessage { message: Some(Message::LogRequest(request)) };
+        if way.try_send(Box::new(Ok(message))).is_err() {
+            let end = wire::LogChunk { stream, end: true, ..Default::default() };
+            let now = Timestamp::from_millis(self.now_ms());
+            self.logs_streams().take(node, end, now);
+        }
     }
 }
 

@@ -175,6 +175,7 @@ pub fn delete(tx: &mut Tx, org: OrgId, id: AppId) -> Result<(), WriteError> {
         return Err(WriteError::NotFound { kind: Kind::App });
     }
     crate::domains::delete_of_app(tx, id)?;
+    crate::whereabouts::delete_of_app(tx, id)?;
     hosts::release_all(tx, id)?;
     variables::delete_scope(tx, ConfigScope::App(id))?;
     secrets::delete_scope(tx, org, ConfigScope::App(id))?;

@@ -9,6 +9,7 @@ use crate::error::{Kind, StoreError, WriteError};
 use crate::page::{self, Order, Page, Paged};
 use crate::sql::{Row, Select, params};
 use crate::tx::Tx;
+use crate::whereabouts;
 
 const SELECT: &str = "SELECT doc FROM builds";
 
@@ -104,6 +105,10 @@ pub fn update(tx: &mut Tx, expected: &BuildState, build: &Build) -> Result<(), W
         "UPDATE builds SET state = ?2, doc = ?3 WHERE id = ?1",
         params![build.id, name(&build.state), schema::encode(build).map_err(StoreError::from)?,],
     )?;
+    if let BuildState::Running { node, .. } = build.state {
+        // Once it is done nothing else says where it was.
+        whereabouts::note(tx, build.app, node)?;
+    }
     tx.touch(build.id);
     Ok(())
 }

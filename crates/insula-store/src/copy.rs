@@ -56,6 +56,7 @@ const TABLES: &[Table] = &[
     table("cohorts", "id", "id, org, project, environment, app, component, kind, release_id, deployment, run, cpu, memory, pids, disk"),
     table("instances", "id", "id, cohort, node, intent, since, created, observed"),
     table("runs", "id", "id, org, app, release_id, state, final, doc"),
+    table("whereabouts", "app, node", "app, node"),
     table("nodes", "id", "id, name, agent_version, joined, hello, offer, site, duty, lost, ailments, relay"),
     table("events", "seq", "seq, id, org, app, doc"),
     table("idempotency", "caller, key", "caller, key, route, body, status, answer, at"),

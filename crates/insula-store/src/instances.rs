@@ -4,7 +4,7 @@
 //! many are made by few statements. There is no index by node: it would make each commit of a
 //! large rollout touch as many pages as there are nodes, and nodes are removed seldom.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::LazyLock;
 
 use insula_model::instance::{Instance, Intent};
@@ -20,6 +20,7 @@ use crate::feed;
 use crate::page::{Cursor, Page, Paged};
 use crate::sql::{Row, Select, Value, params};
 use crate::tx::Tx;
+use crate::whereabouts;
 
 /// How many rows one statement makes, the most first. A statement of each is kept; more rows in one
 /// would save no more time.
@@ -224,6 +225,18 @@ pub fn list(
     Ok(Paged { items, next })
 }
 
+/// The nodes that have instances of an app now; `whereabouts` knows those that had.
+pub(crate) fn nodes_of_app(
+    tx: &Tx,
+    org: OrgId,
+    app: AppId,
+) -> Result<BTreeSet<NodeId>, StoreError> {
+    let sql = "SELECT DISTINCT i.node FROM cohorts c CROSS JOIN instances i
+               WHERE i.cohort = c.id AND c.org = ?1 AND c.app = ?2";
+    let nodes = tx.query(sql, params![org, app], |row| read_bytes(row).map(NodeId::from_u128))?;
+    Ok(nodes.into_iter().collect())
+}
+
 /// Everything that was placed on a node. Reads the whole fleet; the control plane's World has an
 /// index of it.
 pub fn of_node_any_org(tx: &Tx, node: NodeId) -> Result<Vec<Instance>, StoreError> {
@@ -335,18 +348,19 @@ pub fn set_observed(
 
 /// Forgets it: its node has nothing of it any more.
 pub fn delete(tx: &mut Tx, org: OrgId, id: InstanceId) -> Result<(), WriteError> {
-    let cohort = tx
+    let (cohort, node) = tx
         .returning(
             "DELETE FROM instances
              WHERE id = ?1
                AND EXISTS (SELECT 1 FROM cohorts c WHERE c.id = instances.cohort AND c.org = ?2)
-             RETURNING cohort",
+             RETURNING cohort, node",
             params![bytes(id.as_u128()), org],
-            CohortId::read,
+            |row| Ok((CohortId::read(row)?, NodeId::from_u128(read_bytes(row)?))),
         )?
         .pop()
         .ok_or(WriteError::NotFound { kind: Kind::Instance })?;
     tx.touch(id);
+    whereabouts::note_cohort(tx, cohort, node)?;
     Ok(cohorts::delete_if_empty(tx, cohort)?)
 }
 

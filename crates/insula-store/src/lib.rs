@@ -53,6 +53,7 @@ pub mod tokens;
 mod tx;
 pub mod users;
 pub mod variables;
+pub mod whereabouts;
 
 pub mod orgs;
 

@@ -16,8 +16,11 @@ use crate::error::OpenError;
 use crate::sqlite::{Format, Sqlite};
 
 /// What turns format N into N + 1, beginning with an empty file.
-pub(crate) const MIGRATIONS: &[&str] =
-    &[include_str!("migrations/0001.sql"), include_str!("migrations/0002.sql")];
+pub(crate) const MIGRATIONS: &[&str] = &[
+    include_str!("migrations/0001.sql"),
+    include_str!("migrations/0002.sql"),
+    include_str!("migrations/0003.sql"),
+];
 
 /// Opens the file for writing, made if it is not there, in the newest format.
 pub(crate) fn open(path: &Path, wait: Millis, migrations: &[&str]) -> Result<Sqlite, OpenError> {

@@ -8,7 +8,7 @@ use crate::error::{Kind, StoreError, WriteError};
 use crate::page::{self, Order, Page, Paged};
 use crate::sql::{Row, Select, params, to_json};
 use crate::tx::Tx;
-use crate::{enrolments, instances};
+use crate::{enrolments, instances, whereabouts};
 
 const SELECT: &str = "SELECT id, name, offer, site, agent_version, joined, hello, duty, lost, \
                       ailments, relay FROM nodes";
@@ -165,6 +165,7 @@ fn forget(tx: &mut Tx, id: NodeId, now: Timestamp) -> Result<(), WriteError> {
         return Err(WriteError::NotFound { kind: Kind::Node });
     }
     enrolments::revoke(tx, Member::Node(id), now)?;
+    whereabouts::delete_of_node(tx, id)?;
     tx.touch(id);
     Ok(())
 }

@@ -1,13 +1,20 @@
 //! Logs of apps and builds: read from the nodes that wrote them, now.
+//!
+//! Of the others none is asked. They have nothing to say, and one that was broken into must not be
+//! able to put lines into the log of an app that was never there, nor learn what is looked for.
+
+use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
-use insula_link::{LogEntry, LogQuery, LogSubject};
+use insula_link::{LogEntry, LogQuery, LogStream, LogSubject};
 use insula_model::build::BuildState;
 use insula_model::{AppId, BuildId, ComponentName, InstanceId, Timestamp};
-use insula_store::{builds, instances};
+use insula_plan::View;
+use insula_store::{builds, instances, whereabouts};
 use insula_wire::problem::Code;
 use insula_wire::rest::log::{LogLine, SSE_END, SSE_LOG};
+use tokio::sync::watch;
 
 use crate::context::Cx;
 use crate::endpoint::{apps, public, stream};
@@ -51,28 +58,40 @@ async fn of_app(cx: Cx) -> Result<Reply, ApiError> {
         Some(id) => cx.read(move |tx| Ok(instances::get(tx, org, id)?)).await?,
         None => None,
     };
+    let nodes = match &place {
+        Some(instance) => [instance.node].into(),
+        // One that is gone was where the app is or was.
+        None => cx.read(move |tx| Ok(whereabouts::of_app(tx, org, id)?)).await?,
+    };
     let query = LogQuery {
         component: component.map(|name| name.to_string()),
         instance: instance.map(|id| id.to_string()),
-        // One that is gone may have been anywhere, and so may those of a whole app: rows go with the
-        // instances, logs stay. Whoever follows an app follows it to other nodes, too.
-        nodes: place.map(|instance| [instance.node].into()),
+        nodes: Some(nodes),
         ..query(&cx, LogSubject::App(id))?
     };
-    answer(cx, query).await
+    // Whoever follows an app follows it to other nodes, too.
+    let follows = (query.follow && place.is_none()).then_some(id);
+    answer(cx, query, follows).await
 }
 
 async fn of_build(cx: Cx) -> Result<Reply, ApiError> {
     let (org, id): (_, BuildId) = (cx.org_id()?, cx.param("build", "build")?);
     let found = cx.read(move |tx| Ok(builds::get(tx, org, id)?)).await?;
     let build = found.ok_or_else(|| ApiError::not_found("build"))?;
-    // Once it is done nothing says where it was, and what was tried before was elsewhere.
     let nodes = match build.state {
         BuildState::Running { node, attempt: 1 } => Some([node].into()),
-        _ => None,
+        // Anybody may get it.
+        BuildState::Queued => None,
+        // Once it is done nothing says where it was, and what was tried before was elsewhere.
+        BuildState::Running { .. }
+        | BuildState::Done { .. }
+        | BuildState::Failed { .. }
+        | BuildState::Cancelled => {
+            Some(cx.read(move |tx| Ok(whereabouts::of_app(tx, org, build.app)?)).await?)
+        }
     };
     let query = LogQuery { nodes, ..query(&cx, LogSubject::Build(id))? };
-    answer(cx, query).await
+    answer(cx, query, None).await
 }
 
 fn query(cx: &Cx, subject: LogSubject) -> Result<LogQuery, ApiError> {
@@ -99,7 +118,7 @@ fn query(cx: &Cx, subject: LogSubject) -> Result<LogQuery, ApiError> {
     })
 }
 
-async fn answer(cx: Cx, query: LogQuery) -> Result<Reply, ApiError> {
+async fn answer(cx: Cx, query: LogQuery, follows: Option<AppId>) -> Result<Reply, ApiError> {
     let streams = cx.wants_stream();
     if query.follow && !streams {
         return Err(ApiError::query("follow", "only a stream can go on")
@@ -117,11 +136,47 @@ async fn answer(cx: Cx, query: LogQuery) -> Result<Reply, ApiError> {
     let tail = query.tail.unwrap_or(limits::LOG_TAIL_DEFAULT) as usize;
     let batches = cx.api.state.hub.logs(query);
     if streams {
-        return Ok(stream::answer(as_events(batches), place, cx.api.shutdown.clone()));
+        let shutdown = cx.api.shutdown.clone();
+        return Ok(match follows {
+            Some(app) => {
+                let batches = followed(batches, app, cx.api.state.view.clone(), cx.now());
+                stream::answer(as_events(batches), place, shutdown)
+            }
+            None => stream::answer(as_events(batches), place, shutdown),
+        });
     }
     let lines = collect(batches, tail).await;
     drop(place);
     public::whole_list(lines)
+}
+
+/// Asks the nodes, too, that get instances of the app from now on.
+fn followed(
+    lines: LogStream,
+    app: AppId,
+    mut view: watch::Receiver<View>,
+    since: Timestamp,
+) -> impl Stream<Item = Vec<LogEntry>> + Send + 'static {
+    view.mark_changed();
+    futures_util::stream::unfold((lines, Some(view)), move |(mut lines, mut view)| async move {
+        loop {
+            let Some(seen) = &mut view else {
+                // Nothing is decided any more; what was asked for goes on.
+                return lines.next().await.map(|batch| (batch, (lines, view)));
+            };
+            tokio::select! {
+                batch = lines.next() => return batch.map(|batch| (batch, (lines, view))),
+                changed = seen.changed() => match changed {
+                    Ok(()) => {
+                        let world = Arc::clone(&seen.borrow_and_update().0);
+                        let here = world.instances.of_app(app).map(|instance| instance.node);
+                        here.for_each(|node| lines.also(node, since));
+                    }
+                    Err(_) => view = None,
+                },
+            }
+        }
+    })
 }
 
 fn as_events(

@@ -130,6 +130,7 @@ async fn a_log_of_several_nodes_comes_through_a_follower_until_its_reader_goes()
     let scene = Scene::set(&stage, "acme", 1).await;
     let leader = stage.another();
     stage.fleet.set_deciding(Deciding::Elsewhere(Way::to(&leader.server)));
+    scene.places(&stage, 2).await;
     let mut one = Agent::join_at(&leader.hub, stage.folder(), 1).await;
     let mut two = Agent::join_at(&leader.hub, stage.folder(), 2).await;
     let path = format!("/v1/orgs/acme/apps/{}/logs?follow=true", scene.ids["app"]);

@@ -1,12 +1,15 @@
 //! Logs through a node's session: what an agent says over its socket is what a developer reads.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt;
 use hyper_util::rt::TokioIo;
 use insula_link::blobs::{Answer, BlobError, BlobKind, BlobStore, BlobStream};
 use insula_link::{Hub, serve};
+use insula_model::feed::Change;
 use insula_model::{Digest, NodeId, OrgId, Timestamp};
+use insula_store::{instances, orgs};
 use insula_wire::facts::NodeFacts;
 use insula_wire::node as wire;
 use insula_wire::node::agent_message::Message as FromAgent;
@@ -21,6 +24,11 @@ use tonic::transport::Endpoint;
 use crate::scene::Scene;
 use crate::stage::{Stage, With};
 use crate::stream::Following;
+
+/// The first one is that of the first scene.
+pub fn node_id(n: u8) -> NodeId {
+    NodeId::from_parts(Timestamp::from_millis(1_794_000_000_000), [n; 10])
+}
 
 /// Anything that takes longer hangs.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -70,7 +78,7 @@ impl Agent {
         let offer = crate::deploy::offer();
         let facts = NodeFacts { offer, relay: None, clock: None, site: None };
         let hello = wire::Hello {
-            node: NodeId::from_parts(Timestamp::from_millis(1), [n; 10]).to_string(),
+            node: node_id(n).to_string(),
             name: format!("node-{n}"),
             version: "0.1.0".into(),
             protocol: wire::PROTOCOL,
@@ -132,7 +140,7 @@ impl Agent {
 
 /// The session is known to the hub by the time of the welcome, or a moment later.
 async fn wait_for(hub: &Hub, n: u8) {
-    let node = NodeId::from_parts(Timestamp::from_millis(1), [n; 10]);
+    let node = node_id(n);
     let joined = async {
         while !hub.nodes_connected().contains(&node) {
             tokio::task::yield_now().await;
@@ -179,6 +187,78 @@ async fn a_log_is_followed_until_its_reader_goes_away() {
     assert_eq!((name.as_str(), &data["line"]), ("log", &json!("one\nevent: end\n\n")));
     drop(following);
     agent.is_told_to_stop(asked.stream).await;
+}
+
+#[tokio::test]
+async fn a_node_that_never_had_an_app_has_no_say_in_its_log() {
+    let stage = Stage::open().await;
+    let scene = Scene::set(&stage, "acme", 1).await;
+    let mut here = Agent::join(&stage).await;
+    let mut stranger = Agent::join_at(&stage.hub, stage.folder(), 2).await;
+    let path = format!("/v1/orgs/acme/apps/{}/logs", scene.ids["app"]);
+    for path in [path.clone(), format!("{path}?grep=secret&instance={}", scene.gone_instance())] {
+        let answering = async {
+            let asked = here.asked_for_logs().await;
+            // It guesses the number of the stream; its session is as good as any other.
+            stranger.say(asked.stream, &[(1, "forged")], true).await;
+            loop {
+                match stranger.hear().await {
+                    ToAgent::LogRequest(_) => panic!("it was asked"),
+                    ToAgent::LogCancel(cancel) if cancel.stream == asked.stream => break,
+                    _ => {}
+                }
+            }
+            here.say(asked.stream, &[(2, "true")], true).await;
+        };
+        let (answer, ()) = tokio::join!(stage.get(&stage.operator, &path), answering);
+        let page = answer.ok();
+        let lines: Vec<_> = page["items"].as_array().unwrap().iter().map(|l| &l["line"]).collect();
+        assert_eq!(lines, ["true"]);
+    }
+}
+
+#[tokio::test]
+async fn the_log_of_what_is_gone_is_still_read_where_it_was() {
+    let stage = Stage::open().await;
+    let scene = Scene::set(&stage, "acme", 1).await;
+    let (was, org) = (scene.places(&stage, 2).await, "acme".parse().unwrap());
+    stage
+        .store
+        .write(move |tx| {
+            let org = orgs::by_name(tx, &org)?.unwrap().id;
+            instances::delete(tx, org, was)
+        })
+        .await
+        .unwrap();
+    let mut before = Agent::join_at(&stage.hub, stage.folder(), 2).await;
+    let path = format!("/v1/orgs/acme/apps/{}/logs", scene.ids["app"]);
+    let answering = async {
+        let asked = before.asked_for_logs().await;
+        before.say(asked.stream, &[(1, "of before")], true).await;
+    };
+    let (answer, ()) = tokio::join!(stage.get(&stage.operator, &path), answering);
+    assert_eq!(answer.ok()["items"][0]["line"], "of before");
+}
+
+#[tokio::test]
+async fn a_log_is_followed_to_a_node_that_the_app_comes_to() {
+    let stage = Stage::open().await;
+    let scene = Scene::set(&stage, "acme", 1).await;
+    let mut first = Agent::join(&stage).await;
+    let mut later = Agent::join_at(&stage.hub, stage.folder(), 2).await;
+    let path = format!("/v1/orgs/acme/apps/{}/logs?follow=true", scene.ids["app"]);
+    let mut following = Following::open(&stage, &path).await;
+    let asked = first.asked_for_logs().await;
+    let instance = scene.places(&stage, 2).await;
+    let row = stage.store.read(move |tx| instances::get_any_org(tx, instance)).await.unwrap();
+    let (mut world, plan) = (*insula_plan::blank("localhost".parse().unwrap())).clone();
+    Arc::make_mut(&mut world).apply(Change::Instance(row.unwrap().into()));
+    stage.view.send_replace(Arc::new((world, plan)));
+    let also = later.asked_for_logs().await;
+    assert_eq!(also.stream, asked.stream);
+    assert!(also.follow && also.tail == 0 && also.since_ms > 0);
+    later.say(also.stream, &[(1, "over here")], false).await;
+    assert_eq!(following.next().await.unwrap().2["line"], "over here");
 }
 
 #[tokio::test]

@@ -91,6 +91,23 @@ impl Scene {
         Self { org: org.to_owned(), ids: ids.into_iter().collect() }
     }
 
+    /// Another instance of the app, on this node.
+    pub async fn places(&self, stage: &Stage, n: u8) -> InstanceId {
+        let first: InstanceId = self.ids["instance"].parse().unwrap();
+        let place = move |tx: &mut insula_store::Tx| {
+            let like = instances::get_any_org(tx, first)?.unwrap();
+            let id = InstanceId::from_parts(like.created, [100 + n; 10]);
+            instances::create(tx, &Instance { id, node: crate::log::node_id(n), ..like })?;
+            Ok::<_, WriteError>(id)
+        };
+        stage.store.write(place).await.unwrap()
+    }
+
+    /// One that nobody has heard of any more.
+    pub fn gone_instance(&self) -> InstanceId {
+        InstanceId::from_parts(Timestamp::from_millis(1), [99; 10])
+    }
+
     /// The path of a route to what is in this scene.
     pub fn path(&self, route: &Route) -> String {
         self.path_with(route, |_| None)

@@ -223,6 +223,10 @@ impl Hub {
         self.shared.routes.subscribe()
     }
 
+    pub(crate) fn way(&self, node: NodeId) -> Option<ToNode> {
+        self.state().nodes.get(&node).map(|session| session.messages.clone())
+    }
+
     pub(crate) fn ways(&self) -> Vec<(NodeId, ToNode)> {
         self.state().nodes.iter().map(|(id, s)| (*id, s.messages.clone())).collect()
     }

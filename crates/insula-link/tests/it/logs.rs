@@ -98,3 +98,31 @@ async fn a_node_that_was_not_asked_is_not_believed() {
     here.say(line(stream, "a line")).await;
     assert_eq!(next(&mut lines).await.line, "a line");
 }
+
+#[tokio::test]
+async fn who_follows_waits_for_the_first_node_and_ends_with_the_last() {
+    let mut server = Server::start();
+    let mut first = agent(&mut server, 1).await;
+    let mut second = agent(&mut server, 2).await;
+    let mut lines = server.hub.logs(follow(Some(BTreeSet::new())));
+    let begun = Timestamp::from_millis(77);
+    // Twice is once; one that is not connected is not waited for.
+    [1, 1, 2, 3].into_iter().for_each(|n| lines.also(node(n), begun));
+    for (agent, text) in [(&mut first, "of one"), (&mut second, "of two")] {
+        let ToAgent::LogRequest(asked) = agent.hear().await else { panic!("not asked") };
+        assert_eq!((asked.since_ms, asked.tail, asked.follow), (77, 0, true));
+        agent.say(line(asked.stream, text)).await;
+        assert_eq!(next(&mut lines).await.line, text);
+    }
+    drop((first, second));
+    let end = tokio::time::timeout(PATIENCE, lines.next()).await.unwrap();
+    assert!(end.is_none(), "for the reader to ask again");
+}
+
+#[tokio::test]
+async fn where_nobody_can_have_a_line_there_is_nothing_to_wait_for() {
+    let mut server = Server::start();
+    let _agent = agent(&mut server, 1).await;
+    let query = LogQuery { follow: false, ..follow(Some(BTreeSet::new())) };
+    assert!(server.hub.logs(query).next().await.is_none());
+}

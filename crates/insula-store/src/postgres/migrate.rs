@@ -14,7 +14,8 @@ use crate::store::Patience;
 
 /// What makes an empty schema the first format that PostgreSQL ever had, and then what turns
 /// format N into N + 1. Numbers are shared with SQLite: one format, the same tables.
-pub(crate) const MIGRATIONS: &[&str] = &[include_str!("migrations/0002.sql")];
+pub(crate) const MIGRATIONS: &[&str] =
+    &[include_str!("migrations/0002.sql"), include_str!("migrations/0003.sql")];
 /// The format that the first of them makes.
 pub(crate) const FORMAT_FIRST: u32 = 2;
 

@@ -24,4 +24,5 @@ mod sweep;
 mod tenancy;
 mod tls;
 mod upgrade;
+mod whereabouts;
 mod world;

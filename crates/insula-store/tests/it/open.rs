@@ -50,7 +50,7 @@ fn a_newer_format_is_refused_with_words() {
     drop(open(&path).unwrap());
     edit(&path, "PRAGMA user_version = 999");
     let error = open(&path).unwrap_err();
-    assert!(matches!(error, OpenError::Newer { found: 999, known: 2, .. }));
+    assert!(matches!(error, OpenError::Newer { found: 999, known: 3, .. }));
     assert!(error.to_string().contains("has format 999"), "{error}");
     assert!(error.to_string().contains("start the newer version"), "{error}");
 }

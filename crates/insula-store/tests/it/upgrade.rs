@@ -235,3 +235,20 @@ fn nodes_of_the_version_before_are_as_they_were_and_serve() {
     let found = store.read_blocking(move |tx| insula_store::apps::get_any_org(tx, app)).unwrap();
     assert_eq!(found.unwrap().live, Some(live));
 }
+
+#[test]
+fn logs_of_the_version_before_are_looked_for_on_its_node() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("insula.db");
+    let tenants = [Tenant::of(1), Tenant::of(2)];
+    older(&path, &tenants, &[]);
+    // As every installation was, this one has one node.
+    let gone = node_id(1).to_string();
+    Connection::open(&path).unwrap().execute("DELETE FROM nodes WHERE id = ?1", [gone]).unwrap();
+    let store = Store::open(StoreConfig::new(&path)).unwrap();
+    for tenant in tenants {
+        let (org, app) = (tenant.org.id, tenant.app.id);
+        let asked = store.read_blocking(move |tx| insula_store::whereabouts::of_app(tx, org, app));
+        assert_eq!(asked.unwrap(), [node_id(2)].into());
+    }
+}
