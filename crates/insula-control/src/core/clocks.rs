@@ -17,6 +17,9 @@ use super::{Core, Now};
 /// A greeting's time counts so long: by then the agent has compared for itself many times, and a
 /// clock that was set right meanwhile is right.
 const GREETING_COUNTS: Millis = Millis::secs(60);
+/// A greeting can be on its way for so long: held while nobody leads, or while a database that
+/// somebody froze lets the server wait. Then the time that it tells is that much in the past.
+const GREETING_LATE_MAX_MS: i64 = 120_000;
 /// Our time of day ran away from the clock that never jumps by this much: it was set, or we slept.
 const STEP_MIN_MS: u64 = 1_000;
 /// After a step agents say one after the other what they think of it. Nobody is marked before the
@@ -166,7 +169,10 @@ impl Seen {
         // number from before says nothing of now. The agent does.
         let old = set_ms.unsigned_abs() > STEP_MIN_MS
             || now.steady.0.saturating_sub(self.greeted.0) > GREETING_COUNTS.0;
-        if is_away && !old { Away::By(ahead_ms) } else { Away::No }
+        // What came late looks like a clock that is behind; the agent, which looks at the way of a
+        // heartbeat there and back, knows better.
+        let late = (-GREETING_LATE_MAX_MS..0).contains(&ahead_ms);
+        if is_away && !old && !late { Away::By(ahead_ms) } else { Away::No }
     }
 }
 
@@ -300,6 +306,22 @@ mod tests {
         let verdict = judge(nodes);
         let said = nodes.map(|away| verdict.said(away));
         assert_eq!(said, [Said::Nothing, Said::Nothing, Said::Nothing, Said::Away(-HOUR)]);
+    }
+
+    #[test]
+    fn a_greeting_that_came_late_is_no_clock_that_is_behind_and_one_of_the_future_is_ahead() {
+        let heard = now(5_000, 0);
+        let seen = |ahead_ms: i64| {
+            let clock = Timestamp::from_millis(heard.wall.as_millis() + ahead_ms);
+            Seen::greeting(Some(clock), heard)
+        };
+        for late in [-8_000, -60_000, -119_000] {
+            assert_eq!(seen(late).away(false, now(6_000, 0)), Away::No);
+            assert_eq!(seen(late).away(true, now(6_000, 0)), Away::By(late), "its agent says so");
+        }
+        for ahead in [8_000, HOUR, -HOUR] {
+            assert_eq!(seen(ahead).away(false, now(6_000, 0)), Away::By(ahead));
+        }
     }
 
     #[test]
