@@ -4,6 +4,7 @@ use std::pin::pin;
 use std::time::Duration;
 
 use futures_util::TryStreamExt;
+use insula_kit::metrics::Metrics;
 use insula_kit::pki::KeyPair;
 use insula_kit::random::SystemRandom;
 use insula_kit::token::Token;
@@ -390,6 +391,27 @@ async fn usage_counts_for_what_a_node_was_given_alone() {
     agent.hear().await;
     assert!(port.hub.usage().is_empty());
     assert_eq!(port.hub.node_usage()[&node(1)].cpu, MilliCpu(700));
+}
+
+#[tokio::test]
+async fn what_a_relay_carries_is_told_while_its_node_is_here() {
+    let mut port = Port::open().await;
+    let metrics = Metrics::new();
+    port.hub.show_relays(metrics.clone());
+    let mut agent = port.agent(1).await;
+    welcomed(&mut agent).await;
+    let calls = wire::RelayCalls { handshakes: 2, reused: 70_000, ..Default::default() };
+    let relay = Some(wire::RelayUsage { calls: Some(calls), answers: None });
+    agent.say(FromAgent::Usage(wire::UsageReport { relay, ..Default::default() })).await;
+    agent.say(beat(1)).await;
+    agent.hear().await;
+    let (said, member) = (metrics.render(), node(1));
+    let line = format!("insula_relay_handshakes_total{{member=\"{member}\",with=\"called\"}} 2\n");
+    assert!(said.contains(&line), "{said}");
+    assert!(said.contains(&format!("insula_relay_reused_total{{member=\"{member}\"}} 70000\n")));
+    drop(agent);
+    while !matches!(port.next().await, Inbound::NodeGone { .. }) {}
+    assert!(!metrics.render().contains(&member.to_string()));
 }
 
 #[tokio::test]
