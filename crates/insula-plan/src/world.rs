@@ -120,7 +120,8 @@ pub struct Measured {
     pub memory: Bytes,
 }
 
-/// What the gateways have acknowledged.
+/// What the gateways have acknowledged. The sets have everything in them that is routed: a World is
+/// copied with each change, and they are not.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Edge {
     /// Gateways with a session.
@@ -128,9 +129,9 @@ pub struct Edge {
     /// Whether each of them serves a table that we remember; otherwise `routed` is not the truth.
     pub known: bool,
     /// Instances in the table that all of them serve.
-    pub routed_by_all: BTreeSet<InstanceId>,
+    pub routed_by_all: Arc<BTreeSet<InstanceId>>,
     /// Instances in the table that any of them serves.
-    pub routed_by_any: BTreeSet<InstanceId>,
+    pub routed_by_any: Arc<BTreeSet<InstanceId>>,
     /// Instances out of the tables that still have requests.
     pub busy: BTreeSet<InstanceId>,
 }

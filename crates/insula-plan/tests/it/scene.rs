@@ -301,8 +301,8 @@ impl Scene {
         let table = insula_plan::routes::table(&self.world);
         let routed: std::collections::BTreeSet<InstanceId> =
             table.routes.iter().flat_map(|r| r.endpoints.iter().map(|e| e.instance)).collect();
-        self.world.edge.routed_by_all = routed.clone();
-        self.world.edge.routed_by_any = routed;
+        self.world.edge.routed_by_all = Arc::new(routed);
+        self.world.edge.routed_by_any = Arc::clone(&self.world.edge.routed_by_all);
     }
 
     /// What its node says of the newest build, now.
