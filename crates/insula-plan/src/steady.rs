@@ -56,8 +56,22 @@ fn component(world: &World, asked: &Asked<'_>, now: Timestamp, plan: &mut Plan) 
     });
     let mut crew = Crew::of(world, asked, |i| left(i) && !stays(i), now, plan);
     crew.held += holding.count();
+    if starting(world, asked.app).is_some() {
+        await_replacement(asked, &mut crew, plan);
+    }
     let pace = crew.old.iter().find_map(|i| rolls(world, i)).unwrap_or(asked.spec.rollout);
     crew::step(world, asked, Pace::of(pace), &crew, now, plan)
+}
+
+/// A deployment that is starting takes over from all of these at once, in a moment: what has to leave
+/// its node stays until then. Moved now, it would be ended as soon as it was there, and until then
+/// take the room of those that replace it. If they do not prove themselves, it moves after that.
+fn await_replacement(asked: &Asked<'_>, crew: &mut Crew<'_>, plan: &mut Plan) {
+    for one in std::mem::take(&mut crew.evicted) {
+        let what = format!("`{}` of {}", asked.name, asked.app.name);
+        plan.wait(one.node, format!("{what} waits for the deployment that replaces it"));
+        crew.keep.push(one);
+    }
 }
 
 fn is_overtaken(world: &World, instance: &Instance) -> bool {

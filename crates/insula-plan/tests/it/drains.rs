@@ -167,23 +167,20 @@ fn a_deployment_under_way_moves_too() {
                 wait d2: `web` is not reported yet
             drain a:
                 start web.5 on b
-                start web.6 on b
                 drain web.3: its node is being drained
                 stop web.3: drained
                 wait node a: `web` of shop is ending
                 wait d2: `web` is not reported yet
                 wait d2: `web` is not reported yet
-                wait node a: `web` of shop waits until its replacement on b is ready
+                wait node a: `web` of shop waits for the deployment that replaces it
             obey:
-                shift to d2, drain ["web.1", "web.2", "web.6"]
+                shift to d2, drain ["web.1", "web.2"]
                 forget web.3
                 d2 is live []
                 stop web.1: drained
                 stop web.2: drained
-                stop web.6: drained
                 forget web.1
                 forget web.2
-                forget web.6
         "#]],
     );
 }
@@ -260,6 +257,74 @@ fn every_node_drained_at_once_moves_nothing() {
                 forget web.3
                 wait node b: `web` of shop stays: every node is draining: a, b
                 wait node a: `web` of shop stays: every node is draining: a, b
+        "#]],
+    );
+}
+
+#[test]
+fn a_move_that_had_begun_is_called_off_when_a_deployment_replaces_all() {
+    check(
+        "nodes a b; app web x2; drain a; deploy web x2; obey; settle",
+        expect![[r#"
+            drain a:
+                start web.3 on b
+                wait node a: `web` of shop waits until its replacement on b is ready
+            deploy web x2:
+                cut a release for d2
+                start web.4 on b
+                start web.5 on b
+                drain web.3: more of them than are asked for
+                stop web.3: drained
+                wait d2: `web` is not reported yet
+                wait d2: `web` is not reported yet
+                wait node a: `web` of shop waits for the deployment that replaces it
+            obey:
+                shift to d2, drain ["web.1", "web.2"]
+                forget web.3
+                d2 is live []
+                stop web.1: drained
+                stop web.2: drained
+                forget web.1
+                forget web.2
+            settle:
+        "#]],
+    );
+}
+
+#[test]
+fn what_was_not_replaced_after_all_moves() {
+    check(
+        "nodes a b; app web x2; deploy web x2; drain a; crash web.4; obey; settle",
+        expect![[r#"
+            deploy web x2:
+                cut a release for d2
+                start web.3 on a
+                start web.4 on b
+                wait d2: `web` is not reported yet
+                wait d2: `web` is not reported yet
+            drain a:
+                start web.5 on b
+                drain web.3: its node is being drained
+                stop web.3: drained
+                wait node a: `web` of shop is ending
+                wait d2: `web` is not reported yet
+                wait d2: `web` is not reported yet
+                wait node a: `web` of shop waits for the deployment that replaces it
+            crash web.4:
+                d2 failed: exited: `web` ended 2 times before it was ready: exit code 1
+                stop web.4: its deployment did not become live
+                stop web.5: its deployment did not become live
+                start web.6 on b
+                wait node a: `web` of shop is ending
+                wait node a: `web` of shop waits until its replacement on b is ready
+            obey:
+                drain web.1: its node is being drained
+                forget web.3
+                forget web.4
+                forget web.5
+                stop web.1: drained
+                forget web.1
+            settle:
         "#]],
     );
 }
