@@ -52,6 +52,11 @@ fn render(shown: &Shown, paint: Paint) -> String {
             ("deployments", format!("{} under way", status.deployments_open)),
         ]);
     }
+    // What is wrong with the server itself stands where nobody overlooks it.
+    let failures = shown.installation.iter().flat_map(|status| &status.reconcilers);
+    for (name, error) in failures.filter_map(|one| Some((&one.name, one.error.as_ref()?))) {
+        lines.push(("WRONG", format!("{}: {}", clean::line(name), clean::line(error))));
+    }
     lines.push(("org", clean::line(&shown.org).into_owned()));
     let mut text = pairs(&lines, paint);
     if let Some(status) = &shown.installation {
@@ -94,7 +99,7 @@ fn reconcilers(status: &Status) -> Option<Table> {
     let mut table = Table::new(&["RECONCILER", "LAST", "TOOK", "PASSES", "REPORT"]);
     for one in &status.reconcilers {
         let waits = one.waits.iter().map(|wait| format!("waits: {wait}"));
-        let error = one.error.iter().map(|error| format!("failed: {error}"));
+        let error = one.error.iter().map(|_| "failed: see above".to_owned());
         let said: Vec<String> = error.chain([one.did.clone()]).chain(waits).collect();
         table.row([
             one.name.clone(),
@@ -111,22 +116,13 @@ fn reconcilers(status: &Status) -> Option<Table> {
 mod tests {
     use expect_test::expect;
 
+    use insula_wire::rest::status::Reconciler;
+
     use super::*;
     use crate::command::orgs::tests::usage;
 
-    #[test]
-    fn a_member_sees_the_org_and_the_operator_all_of_it() {
-        let mut shown = Shown {
-            server: "https://cloud.example".into(),
-            installation: None,
-            org: "acme".into(),
-            usage: usage(),
-        };
-        assert!(
-            render(&shown, Paint::PLAIN)
-                .starts_with("server  https://cloud.example\norg     acme\n")
-        );
-        shown.installation = Some(Status {
+    fn installation() -> Status {
+        Status {
             version: "0.1.0".into(),
             started: insula_model::Timestamp::from_millis(0),
             development: true,
@@ -142,7 +138,46 @@ mod tests {
             gateways: 1,
             servers: vec![],
             reconcilers: vec![],
-        });
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_with_the_server_itself_is_not_one_cell_of_a_table() {
+        let failed = Reconciler {
+            name: "clocks".into(),
+            passes: 3,
+            last: None,
+            took_micros: 20,
+            did: String::new(),
+            waits: vec!["the clock of n1 is away from this server's".into()],
+            error: Some("the clock of this server is 3600 s behind: set it right".into()),
+        };
+        let status = Status { reconcilers: vec![failed], ..installation() };
+        let shown = Shown {
+            server: "https://cloud.example".into(),
+            installation: Some(status),
+            org: "acme".into(),
+            usage: usage(),
+        };
+        let text = render(&shown, Paint::PLAIN);
+        let line = "WRONG        clocks: the clock of this server is 3600 s behind: set it right\n";
+        assert!(text.contains(line), "{text}");
+        assert!(text.contains("failed: see above"), "{text}");
+    }
+
+    #[test]
+    fn a_member_sees_the_org_and_the_operator_all_of_it() {
+        let mut shown = Shown {
+            server: "https://cloud.example".into(),
+            installation: None,
+            org: "acme".into(),
+            usage: usage(),
+        };
+        assert!(
+            render(&shown, Paint::PLAIN)
+                .starts_with("server  https://cloud.example\norg     acme\n")
+        );
+        shown.installation = Some(installation());
         expect![[r#"
             server       https://cloud.example
             version      0.1.0 (development: no hard limits)
