@@ -111,6 +111,14 @@ impl Database {
         })
     }
 
+    /// Whether it takes questions: not while it mends what a crash left.
+    pub fn answers(&self) -> Result<bool> {
+        let mut command = Command::new(self.bin.join("pg_isready"));
+        let (host, port) = (self.address.ip().to_string(), self.address.port().to_string());
+        command.args(["-q", "-h", &host, "-p", &port]);
+        Ok(self.as_user(&command).status()?.success())
+    }
+
     pub fn pid(&self) -> Option<u32> {
         self.child.as_ref().map(std::process::Child::id)
     }

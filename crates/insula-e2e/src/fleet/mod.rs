@@ -28,6 +28,7 @@ use process::Role;
 
 /// Where each role listens in its place.
 const FLEET_PORT: u16 = 7443;
+const RELAY_PORT: u16 = 7444;
 pub const API: &str = "127.0.0.1:7070";
 pub const EDGE_PORT: u16 = 8080;
 
@@ -56,6 +57,8 @@ pub struct Fleet {
     /// Its story went well: nobody wants to read logs.
     finished: bool,
     program: PathBuf,
+    /// Whether nodes are told where their relay listens; who is not finds out.
+    tells_relays: bool,
     folder: TempDir,
 }
 
@@ -68,6 +71,8 @@ impl Fleet {
     /// The same of another build.
     pub fn start_of(program: PathBuf, shape: Shape) -> Result<Self> {
         let mut fleet = Self::prepare()?;
+        // A build of before might not find out.
+        fleet.tells_relays = program != fleet.program;
         fleet.program = program;
         if shape.servers > 1 {
             let place = fleet.ground.place("db")?;
@@ -98,6 +103,7 @@ impl Fleet {
             front: None,
             finished: false,
             program: program()?,
+            tells_relays: false,
             folder,
         })
     }
@@ -163,7 +169,11 @@ impl Fleet {
         let name = format!("n{number}");
         let place = self.ground.place(&name)?;
         let servers = self.fleet_addresses();
-        let args = ["agent", "--server", &servers, "--token", token, "--name", &name];
+        let relay = place.at(RELAY_PORT).to_string();
+        let mut args = vec!["agent", "--server", &servers, "--token", token, "--name", &name];
+        if self.tells_relays {
+            args.extend(["--relay", &relay]);
+        }
         Ok(Role::new(place, self.folder.path(), &self.program, &args))
     }
 

@@ -95,7 +95,7 @@ fn away(
     let mut database = fleet.database.take().context("a database")?;
     let writers = Writers::default();
     let visitors = Visitors::start(&fleet.gateways, apps, EACH_SECOND)?;
-    let (began, back) = std::thread::scope(|scope| -> Result<_> {
+    let (began, back, answers) = std::thread::scope(|scope| -> Result<_> {
         let (fleet, writers): (&Fleet, _) = (fleet, &writers);
         let writing = [0, 1].map(|server| {
             let ask = move |path: &str, body: &Value| fleet.api_at(server, "PUT", path, body);
@@ -125,6 +125,7 @@ fn away(
     table::row("not acknowledged", &format!("{:?}", told.refused));
     table::row("longest wait for such an answer", &table::seconds(told.longest_refusal));
     let first = told.first_after(back).map_or("never".to_owned(), table::seconds);
+    table::row("back → PostgreSQL itself answers", &table::seconds(answers));
     table::row("back → first write acknowledged", &first);
     let kept = fleet.ensure_kept(steady);
     table::row("apps stopped or started", if kept.is_ok() { "none" } else { "SOME" });
@@ -152,13 +153,14 @@ fn away(
     Ok(())
 }
 
-/// Harms the database between two calm times; when that began, and when it was let live again.
+/// Harms the database between two calm times; when that began, when it was let live again, and how
+/// long it took to answer then.
 fn hurt(
     fleet: &Fleet,
     database: &mut Database,
     harm: Harm,
     steady: &BTreeSet<Life>,
-) -> Result<(Instant, Instant)> {
+) -> Result<(Instant, Instant, Duration)> {
     sleep(CALM);
     let began = Instant::now();
     harm.begin(database)?;
@@ -168,8 +170,10 @@ fn hurt(
     }
     let back = Instant::now();
     harm.end(database)?;
+    wait_for("PostgreSQL answers", MOMENT, || database.answers())?;
+    let answers = back.elapsed();
     sleep(CALM);
-    Ok((began, back))
+    Ok((began, back, answers))
 }
 
 /// Deploys one version after the other, at each server in turn.

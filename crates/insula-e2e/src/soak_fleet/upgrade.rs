@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
-use super::apps::{self, App, LEASE};
+use super::apps::{self, App, ROLLING};
 use super::before::{self, Build};
 use super::table;
-use super::visitors::{Met, Visitors};
+use super::visitors::{Failure, Met, Visitors};
 use crate::fleet::process::Role;
 use crate::fleet::watch::{Life, lives_on};
 use crate::fleet::{API, EDGE_PORT, Fleet, Shape};
@@ -37,10 +37,22 @@ pub fn run(args: impl Iterator<Item = String>) -> Result<()> {
     }
 }
 
+/// Whoever restarts is away for less: its gateway for all, its relay for who is nowhere else.
+const BLINK_MAX: Duration = Duration::from_secs(1);
+
 /// One part after the other, and when.
 #[derive(Debug, Default)]
 struct Steps {
     done: Vec<Step>,
+}
+
+/// Whom visitors cannot reach for the blink of a restart.
+#[derive(Debug, Clone)]
+enum Away {
+    Nobody,
+    Gateway(String),
+    /// The relay of a node, and with it the apps that run there alone.
+    Relay,
 }
 
 #[derive(Debug)]
@@ -48,39 +60,65 @@ struct Step {
     what: String,
     began: Instant,
     ended: Instant,
-    /// The gateway that nobody can ask while it is started again.
-    gateway: Option<String>,
+    away: Away,
     versions: String,
 }
 
-impl Steps {
-    fn take(&mut self, what: String, began: Instant, gateway: Option<&str>, versions: String) {
-        let (ended, gateway) = (Instant::now(), gateway.map(str::to_owned));
-        self.done.push(Step { what, began, ended, gateway, versions });
-    }
-
-    fn print(&self, met: &[Met]) {
-        println!("{:<34} {:>8} {:>8} {:>8}  versions of nodes", "", "took", "failed", "outage");
-        for step in &self.done {
-            let failed: usize =
-                met.iter().map(|met| met.failed_between(step.began, step.ended)).sum();
-            let outage = met.iter().map(|met| met.outage_between(step.began, step.ended)).max();
-            let took = table::seconds(step.ended.duration_since(step.began));
-            let outage = table::seconds(outage.unwrap_or_default());
-            println!("{:<34} {took:>8} {failed:>8} {outage:>8}  {}", step.what, step.versions);
+impl Step {
+    fn excuses(&self, met: &Met) -> bool {
+        match &self.away {
+            Away::Nobody => false,
+            Away::Gateway(name) => met.gateway == *name,
+            Away::Relay => met.app != ROLLING,
         }
     }
 
-    /// Who asked a gateway while it was started again was refused; nobody else was.
+    fn failed<'m>(&self, met: impl Iterator<Item = &'m Met>) -> usize {
+        met.map(|met| met.failures_between(self.began, self.ended).count()).sum()
+    }
+
+    fn outage(&self, met: &Met) -> Duration {
+        met.outage_between(self.began, self.ended)
+    }
+}
+
+impl Steps {
+    fn take(&mut self, what: String, began: Instant, away: Away, versions: String) {
+        self.done.push(Step { what, began, ended: Instant::now(), away, versions });
+    }
+
+    fn print(&self, met: &[Met]) {
+        let head = ["took", "failed", "and alone", "outage"];
+        println!("{:<30} {:>8} {:>8} {:>9} {:>8}  agents", "", head[0], head[1], head[2], head[3]);
+        for step in &self.done {
+            let several = step.failed(met.iter().filter(|met| met.app == ROLLING));
+            let alone = step.failed(met.iter().filter(|met| met.app != ROLLING));
+            let outage = met.iter().map(|met| step.outage(met)).max().unwrap_or_default();
+            let took = table::seconds(step.ended.duration_since(step.began));
+            let (outage, what) = (table::seconds(outage), &step.what);
+            println!("{what:<30} {took:>8} {several:>8} {alone:>9} {outage:>8}  {}", step.versions);
+        }
+    }
+
+    /// Who asks what restarts is refused for a blink, and nobody else ever.
     fn ensure_served(&self, met: &[Met]) -> Result<()> {
         for met in met {
-            let excused = |at: Instant| {
-                let mut of_it =
-                    self.done.iter().filter(|s| s.gateway.as_ref() == Some(&met.gateway));
-                of_it.any(|step| (step.began..step.ended).contains(&at))
+            let excused = |failure: &Failure| {
+                let mut of_it = self.done.iter().filter(|step| step.excuses(met));
+                of_it.any(|step| failure.was_under_way(step.began, step.ended))
             };
-            let first = met.failures.iter().find(|failure| !excused(failure.asked));
+            let first = met.failures.iter().find(|failure| !excused(failure));
             ensure!(first.is_none(), "{} at {}: {first:?}", met.app, met.gateway);
+            for step in &self.done {
+                let outage = step.outage(met);
+                ensure!(
+                    outage < BLINK_MAX,
+                    "{} at {}: {outage:?} of {}",
+                    met.app,
+                    met.gateway,
+                    step.what
+                );
+            }
             ensure!(met.good > 100, "{} at {}: {} answers", met.app, met.gateway, met.good);
         }
         Ok(())
@@ -109,7 +147,7 @@ fn fleet(build: &Build, next: &Path) -> Result<()> {
         })?;
         fleet.wait_until_ready(NODES)?;
         let role = if server == leader { "the server that decides" } else { "the other server" };
-        settle(&fleet, &lives, &mut steps, role.to_owned(), began, None)?;
+        settle(&fleet, &lives, &mut steps, role.to_owned(), began, Away::Nobody)?;
     }
     for gateway in 0..fleet.gateways.len() {
         let began = Instant::now();
@@ -122,7 +160,8 @@ fn fleet(build: &Build, next: &Path) -> Result<()> {
         }
         fleet.wait_until_ready(NODES)?;
         let name = format!("g{gateway}");
-        settle(&fleet, &lives, &mut steps, format!("gateway {name}"), began, Some(&name))?;
+        let what = format!("gateway {name}");
+        settle(&fleet, &lives, &mut steps, what, began, Away::Gateway(name))?;
     }
     let agents = (0..NODES).map(|node| (node, next, ""));
     let again = [(0, build.program.as_path(), ", a step back"), (0, next, ", forth again")];
@@ -131,22 +170,21 @@ fn fleet(build: &Build, next: &Path) -> Result<()> {
         renew(&mut fleet.nodes[node], program)?;
         std::thread::sleep(CALM);
         fleet.wait_until_ready(NODES)?;
-        settle(&fleet, &lives, &mut steps, format!("agent of n{node}{how}"), began, None)?;
+        settle(&fleet, &lives, &mut steps, format!("agent of n{node}{how}"), began, Away::Relay)?;
     }
     std::thread::sleep(CALM);
     let after = apps::service("")?;
     fleet.deploy(after.path(), "after")?;
     fleet.json(&["rollback", "v1", "--app", "after"])?;
     let met = visitors.finish();
+    fleet.ensure_kept(&lives)?;
     tell(build, &steps, &met, lives.len());
     steps.ensure_served(&met)?;
-    fleet.ensure_kept(&lives)?;
     for app in &apps {
         fleet.wait_settled(&app.name, app.instances, MOMENT)?;
         let restarts: u64 = fleet.instances(&app.name)?.iter().map(|one| one.restarts).sum();
         ensure!(restarts == 0, "{}: {restarts} restarts", app.name);
     }
-    ensure!(apps.iter().any(|app| app.name == LEASE));
     fleet.finish()
 }
 
@@ -163,14 +201,15 @@ fn settle(
     steps: &mut Steps,
     what: String,
     began: Instant,
-    gateway: Option<&str>,
+    away: Away,
 ) -> Result<()> {
     fleet.ensure_kept(lives).with_context(|| what.clone())?;
     let nodes = fleet.json(&["nodes", "list"])?;
     let nodes = nodes.as_array().context("a list of nodes")?.iter();
-    let version = |node: &serde_json::Value| node["version"].as_str().unwrap_or("?").to_owned();
+    let version =
+        |node: &serde_json::Value| node["agent_version"].as_str().unwrap_or("?").to_owned();
     let versions: Vec<String> = nodes.map(version).collect();
-    steps.take(what, began, gateway, versions.join(" "));
+    steps.take(what, began, away, versions.join(" "));
     std::thread::sleep(CALM);
     Ok(())
 }
@@ -181,7 +220,7 @@ fn tell(build: &Build, steps: &Steps, met: &[Met], lives: usize) {
     let answered: u64 = met.iter().map(|met| met.good).sum();
     table::row("requests answered", &answered.to_string());
     let failed: u64 = met.iter().map(|met| met.failed).sum();
-    table::row("failed, all while their gateway restarted", &failed.to_string());
+    table::row("failed, while what they asked restarted", &failed.to_string());
     table::row("instances stopped or started", &format!("none of {lives}"));
 }
 
@@ -216,7 +255,7 @@ fn one_box(build: &Build, next: &Path) -> Result<()> {
             Ok(place.inside(page).is_ok_and(|answer| answer.status == 200))
         })?;
     }
-    steps.take("the whole box".to_owned(), began, Some("box"), String::new());
+    steps.take("the whole box".to_owned(), began, Away::Gateway("box".to_owned()), String::new());
     std::thread::sleep(CALM);
     let met = visitors.finish();
     tell(build, &steps, &met, lives.len());
@@ -234,11 +273,5 @@ fn one_box(build: &Build, next: &Path) -> Result<()> {
 }
 
 fn stands(fleet: &Fleet) -> Result<()> {
-    wait_for("the box stands", MOMENT, || {
-        if !fleet.cli_at(0, &["status"])?.status.success() {
-            return Ok(false);
-        }
-        let status = fleet.json(&["status"])?;
-        Ok(status["installation"]["nodes_by_state"]["ready"].as_u64().unwrap_or(0) == 1)
-    })
+    wait_for("the box answers", MOMENT, || Ok(fleet.cli_at(0, &["status"])?.status.success()))
 }

@@ -25,6 +25,12 @@ pub struct Failure {
     pub what: String,
 }
 
+impl Failure {
+    pub fn was_under_way(&self, from: Instant, to: Instant) -> bool {
+        self.asked < to && self.asked + self.took >= from
+    }
+}
+
 /// What the visitors of one app at one gateway met.
 #[derive(Debug, Clone)]
 pub struct Met {
@@ -125,16 +131,17 @@ fn ask(app: &App, pause: Duration, stop: &AtomicBool, met: &Mutex<Met>) {
 }
 
 impl Met {
-    /// How many of the failures that are kept were asked for between those moments.
-    pub fn failed_between(&self, from: Instant, to: Instant) -> usize {
-        self.failures.iter().filter(|failure| (from..to).contains(&failure.asked)).count()
+    /// The failures that are kept of requests that were under way at some time between those
+    /// moments.
+    pub fn failures_between(&self, from: Instant, to: Instant) -> impl Iterator<Item = &Failure> {
+        self.failures.iter().filter(move |failure| failure.was_under_way(from, to))
     }
 
-    /// From the first failure between those moments to the end of the last one.
+    /// From the first of them to the end of the last.
     pub fn outage_between(&self, from: Instant, to: Instant) -> Duration {
-        let mut within = self.failures.iter().filter(|failure| (from..to).contains(&failure.asked));
+        let mut within = self.failures_between(from, to);
         let Some(first) = within.next() else { return Duration::ZERO };
-        let last = within.next_back().unwrap_or(first);
+        let last = within.last().unwrap_or(first);
         (last.asked + last.took).duration_since(first.asked)
     }
 
