@@ -20,6 +20,8 @@ pub struct Servers {
     /// By the operator: tried whatever the fleet says, for it may have said so before they came.
     named: Arc<[String]>,
     list: Arc<Mutex<Vec<String>>>,
+    /// Those in the file: whoever starts next without a name knows these.
+    kept: Arc<Mutex<Vec<String>>>,
 }
 
 /// `servers.json`.
@@ -32,46 +34,57 @@ impl Servers {
     /// Those that the operator names come first, then those that the fleet named the last time.
     pub fn open(file: PathBuf, named: &[String]) -> Self {
         let kept: Kept = files::read_json(&file).unwrap_or_default();
-        let list = merged(named.iter().chain(&kept.servers));
-        Self { file: Some(file), named: named.into(), list: Arc::new(Mutex::new(list)) }
+        let list = Arc::new(Mutex::new(merged(named.iter().chain(&kept.servers))));
+        let kept = Arc::new(Mutex::new(kept.servers));
+        Self { file: Some(file), named: named.into(), list, kept }
     }
 
     #[cfg(test)]
     pub fn of(list: &[&str]) -> Self {
         let list = list.iter().map(|it| (*it).to_owned()).collect();
-        Self { file: None, named: Arc::default(), list: Arc::new(Mutex::new(list)) }
+        let list = Arc::new(Mutex::new(list));
+        Self { file: None, named: Arc::default(), list, kept: Arc::default() }
     }
 
     pub fn all(&self) -> Vec<String> {
-        self.lock().clone()
+        lock(&self.list).clone()
     }
 
     /// What the fleet says now counts, and after it what the operator says. An empty list is a
     /// mistake, and forgets nobody.
     pub fn learn(&self, said: &[String]) {
-        let mut list = self.lock();
         let said = merged(said.iter());
         if said.is_empty() {
             return;
         }
+        let mut list = lock(&self.list);
         let learnt = update(&list, &merged(said.iter().chain(self.named.iter())));
-        if learnt == *list {
+        if learnt != *list {
+            tracing::info!(servers = learnt.join(","), "the servers of the fleet");
+            list.clone_from(&learnt);
+        }
+        drop(list);
+        self.keep(learnt);
+    }
+
+    /// On disk, unless the same ones are there: what the operator named need not be named again.
+    fn keep(&self, servers: Vec<String>) {
+        let Some(file) = &self.file else { return };
+        let mut kept = lock(&self.kept);
+        let is_kept = kept.len() == servers.len() && servers.iter().all(|it| kept.contains(it));
+        if is_kept {
             return;
         }
-        tracing::info!(servers = learnt.join(","), "the servers of the fleet");
-        *list = learnt;
-        let kept = Kept { servers: list.clone() };
-        drop(list);
-        if let Some(file) = &self.file
-            && let Err(error) = files::write_json(file, &kept, Access::Private)
-        {
-            tracing::warn!(error = %chain(&error), "keep the list of servers");
+        let servers = Kept { servers };
+        match files::write_json(file, &servers, Access::Private) {
+            Ok(()) => *kept = servers.servers,
+            Err(error) => tracing::warn!(error = %chain(&error), "keep the list of servers"),
         }
     }
 
     /// This one answered: it is asked first from now on.
     pub fn prefer(&self, address: &str) {
-        let mut list = self.lock();
+        let mut list = lock(&self.list);
         if let Some(at) = list.iter().position(|it| it == address) {
             list[..=at].rotate_right(1);
         }
@@ -79,15 +92,15 @@ impl Servers {
 
     /// The first one did not do: the others come first.
     pub fn avoid_first(&self) {
-        let mut list = self.lock();
+        let mut list = lock(&self.list);
         if !list.is_empty() {
             list.rotate_left(1);
         }
     }
+}
 
-    fn lock(&self) -> MutexGuard<'_, Vec<String>> {
-        self.list.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+fn lock(list: &Mutex<Vec<String>>) -> MutexGuard<'_, Vec<String>> {
+    list.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Those that stay keep their order, so that nobody leaves a server that works.
@@ -147,6 +160,22 @@ mod tests {
         assert_eq!(servers.all(), list("a:1 c:1 b:1"));
         let again = Servers::open(file, &list("new:1"));
         assert_eq!(again.all(), list("new:1 b:1 a:1 c:1"));
+    }
+
+    #[test]
+    fn whom_the_operator_named_and_the_fleet_confirms_need_not_be_named_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("servers.json");
+        let servers = Servers::open(file.clone(), &list("a:1"));
+        assert!(!file.exists(), "nobody has said that it is one");
+        servers.learn(&list("a:1"));
+        assert_eq!(Servers::open(file.clone(), &[]).all(), list("a:1"));
+        // Said again, and in another order of preference: the same servers.
+        std::fs::remove_file(&file).unwrap();
+        servers.learn(&list("a:1"));
+        assert!(!file.exists(), "the disk is left in peace");
+        servers.learn(&list("a:1 b:1"));
+        assert_eq!(Servers::open(file, &[]).all(), list("a:1 b:1"));
     }
 
     #[test]
