@@ -11,6 +11,7 @@
 mod balance;
 mod body;
 mod codec;
+mod doors;
 mod endpoint;
 pub mod files;
 mod forward;
@@ -30,6 +31,7 @@ mod tunnel;
 mod way;
 mod worker;
 
+pub use doors::Doors;
 pub use limits::Limits;
 pub use run::{Gateway, GatewayConfig, GatewayError, Options, Server, run, run_with};
 pub use way::Ground;

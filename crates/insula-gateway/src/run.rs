@@ -1,7 +1,7 @@
 //! The gateway as a whole: binds, starts its threads, holds the session, ends in order.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread;
@@ -15,11 +15,11 @@ use insula_kit::tls::Credentials;
 use insula_member::{Beside, Dial, Files, Fleet, JoinError, Joining, Renewal, Uplink};
 use insula_model::GatewayId;
 use insula_model::fleet::Member;
-use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::sync::watch;
 use tracing::{info, warn};
 
+use crate::doors::Doors;
 use crate::endpoint::Ledger;
 use crate::keep::{Folder, KeepError};
 use crate::limits::Limits;
@@ -28,8 +28,6 @@ use crate::traffic::Traffic;
 use crate::way::{Ground, Surroundings};
 use crate::worker::{self, Common, Worker};
 
-/// Connections that may wait for a thread; the kernel cuts it to its own limit.
-const BACKLOG: i32 = 1_024;
 /// Beside those of connections: the session, the listeners, the runtimes, the log.
 const DESCRIPTORS_OURS: u64 = 64;
 /// A visitor's and an app's.
@@ -37,14 +35,11 @@ const DESCRIPTORS_PER_CONNECTION: u64 = 2;
 
 #[derive(Debug, Clone)]
 pub struct GatewayConfig {
-    pub listen: Vec<SocketAddr>,
     pub server: Server,
     /// The gateway's own folder.
     pub folder: PathBuf,
     /// Which instances are on this machine.
     pub ground: Ground,
-    /// One per core if not said.
-    pub threads: Option<usize>,
 }
 
 /// Where the server is.
@@ -85,11 +80,11 @@ pub enum GatewayError {
 }
 
 /// Serves until SIGTERM or SIGINT, then lets visitors finish, within bounds.
-pub fn run(config: GatewayConfig) -> Result<(), GatewayError> {
-    run_with(config, Options::default())
+pub fn run(doors: Doors, config: GatewayConfig) -> Result<(), GatewayError> {
+    run_with(doors, config, Options::default())
 }
 
-pub fn run_with(config: GatewayConfig, options: Options) -> Result<(), GatewayError> {
+pub fn run_with(doors: Doors, config: GatewayConfig, options: Options) -> Result<(), GatewayError> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -97,7 +92,7 @@ pub fn run_with(config: GatewayConfig, options: Options) -> Result<(), GatewayEr
     runtime.block_on(async {
         let shutdown = Shutdown::new();
         shutdown.listen_to_signals().map_err(GatewayError::Signals)?;
-        let gateway = Gateway::start(config, options).await?;
+        let gateway = Gateway::start(doors, config, options).await?;
         shutdown.requested().await;
         tokio::select! {
             () = gateway.end() => {}
@@ -121,7 +116,11 @@ pub struct Gateway {
 impl Gateway {
     /// Serves what was kept at once, and what the server says from then on. The session runs on
     /// the runtime that this is called on.
-    pub async fn start(config: GatewayConfig, options: Options) -> Result<Self, GatewayError> {
+    pub async fn start(
+        doors: Doors,
+        config: GatewayConfig,
+        options: Options,
+    ) -> Result<Self, GatewayError> {
         let folder = Folder::open(&config.folder).map_err(GatewayError::Folder)?;
         let random = SystemRandom::new();
         let mut gateway = folder.identity(&SystemClock, &random).map_err(GatewayError::Folder)?;
@@ -145,7 +144,7 @@ impl Gateway {
             None
         });
         let held = held.map(Arc::new);
-        let count = threads(config.threads);
+        let count = doors.threads();
         let mut limits = options.limits;
         bound_by_descriptors(&mut limits, count);
         let common = Arc::new(Common {
@@ -160,7 +159,8 @@ impl Gateway {
         if let Some(table) = &held {
             common.ledger.adopt(table);
         }
-        let (addresses, listeners) = listen(&config.listen, count)?;
+        let addresses = doors.addresses().to_vec();
+        let listeners = doors.open()?;
         let (ending, ended) = watch::channel(false);
         let workers: Vec<Worker> = listeners
             .into_iter()
@@ -248,12 +248,6 @@ async fn connect(
     Ok((uplink, watch::channel(Some(credentials)).1, renewing))
 }
 
-fn threads(asked: Option<usize>) -> usize {
-    asked
-        .unwrap_or_else(|| thread::available_parallelism().map_or(1, std::num::NonZero::get))
-        .max(1)
-}
-
 /// Raises the limit as far as an ordinary user may, and stays below it.
 fn bound_by_descriptors(limits: &mut Limits, threads: usize) {
     let mut files = getrlimit(Resource::Nofile);
@@ -269,39 +263,4 @@ fn bound_by_descriptors(limits: &mut Limits, threads: usize) {
         files.saturating_sub(DESCRIPTORS_OURS) / (DESCRIPTORS_PER_CONNECTION * threads as u64);
     let each = usize::try_from(each).unwrap_or(usize::MAX).max(1);
     limits.connections_per_thread_max = limits.connections_per_thread_max.min(each);
-}
-
-/// Every thread its own listener on every address: the kernel spreads the visitors.
-fn listen(
-    asked: &[SocketAddr],
-    threads: usize,
-) -> Result<(Vec<SocketAddr>, Vec<Vec<TcpListener>>), GatewayError> {
-    if asked.is_empty() {
-        return Err(GatewayError::NoAddress);
-    }
-    let mut addresses = Vec::new();
-    let mut of_threads: Vec<Vec<TcpListener>> = (0..threads).map(|_| Vec::new()).collect();
-    for asked in asked {
-        let failed = |source| GatewayError::Listen { address: *asked, source };
-        let mut address = *asked;
-        for listeners in &mut of_threads {
-            let listener = bind(address).map_err(failed)?;
-            // The first one finds the port, if none was given; the others share it.
-            address = listener.local_addr().map_err(failed)?;
-            listeners.push(listener);
-        }
-        addresses.push(address);
-    }
-    Ok((addresses, of_threads))
-}
-
-fn bind(address: SocketAddr) -> io::Result<TcpListener> {
-    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
-    sockopt::set_socket_reuseaddr(&socket, true)?;
-    sockopt::set_socket_reuseport(&socket, true)?;
-    rustix::net::bind(&socket, &address)?;
-    rustix::net::listen(&socket, BACKLOG)?;
-    Ok(socket.into())
 }

@@ -8,7 +8,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::sync::Notify;
 
 use crate::support::{
-    App, Bench, Server, Visitor, app, config, instance, read_head, route, socket, soon,
+    App, Bench, Server, Visitor, app, config, doors, instance, read_head, route, socket, soon,
 };
 
 #[tokio::test]
@@ -95,7 +95,7 @@ async fn a_gateway_serves_from_its_disk_and_finds_its_server_again() {
     drop(server);
 
     // Nobody answers at the socket.
-    let gateway = Gateway::start(config(&folder), Options::default()).await.unwrap();
+    let gateway = Gateway::start(doors(), config(&folder), Options::default()).await.unwrap();
     let address = gateway.addresses()[0];
     let mut visitor = Visitor::connect(address).await;
     let get = "GET / HTTP/1.1\r\nHost: a.example\r\n\r\n";
@@ -120,7 +120,7 @@ async fn kept_routes_that_cannot_be_read_are_no_reason_to_stay_down() {
     std::fs::create_dir(&own).unwrap();
     std::fs::write(own.join("routes.json"), "{\"schema\":1,").unwrap();
     let mut server = Server::start(&socket(&folder)).await;
-    let gateway = Gateway::start(config(&folder), Options::default()).await.unwrap();
+    let gateway = Gateway::start(doors(), config(&folder), Options::default()).await.unwrap();
     assert_eq!(server.hello().await.generation, 0);
     soon("the end", gateway.end()).await;
 }
@@ -188,7 +188,7 @@ async fn sigterm_is_an_orderly_end() {
     let folder = tempfile::tempdir().unwrap();
     let mut server = Server::start(&socket(&folder)).await;
     let config = config(&folder);
-    let running = tokio::task::spawn_blocking(move || insula_gateway::run(config));
+    let running = tokio::task::spawn_blocking(move || insula_gateway::run(doors(), config));
     server.hello().await;
     kill_process(getpid(), Signal::TERM).unwrap();
     soon("the end", running).await.unwrap().unwrap();

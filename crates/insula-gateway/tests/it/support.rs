@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use insula_gateway::{Gateway, GatewayConfig, Limits, Options};
+use insula_gateway::{Doors, Gateway, GatewayConfig, Limits, Options};
 use insula_kit::uds::{self, SocketAccess};
 use insula_model::routes::{Endpoint, Route, RouteTable};
 use insula_model::{AppId, Generation, InstanceId, NodeId, OrgId, Timestamp, schema};
@@ -187,12 +187,15 @@ pub struct Bench {
 
 pub fn config(folder: &TempDir) -> GatewayConfig {
     GatewayConfig {
-        listen: vec!["127.0.0.1:0".parse().unwrap()],
         server: insula_gateway::Server::Unix(socket(folder)),
         folder: folder.path().join("gateway"),
         ground: insula_gateway::Ground::Alone,
-        threads: Some(2),
     }
+}
+
+/// On a port that is free.
+pub fn doors() -> Doors {
+    Doors::take(&["127.0.0.1:0".parse().unwrap()], Some(2)).unwrap()
 }
 
 pub fn socket(folder: &TempDir) -> PathBuf {
@@ -213,7 +216,7 @@ impl Bench {
     pub async fn with(options: Options) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let server = Server::start(&socket(&folder)).await;
-        let gateway = Gateway::start(config(&folder), options).await.unwrap();
+        let gateway = Gateway::start(doors(), config(&folder), options).await.unwrap();
         let address = gateway.addresses()[0];
         Self { gateway: Some(gateway), address, server, folder }
     }

@@ -12,6 +12,7 @@ pub mod relay;
 mod resolver;
 pub mod server;
 mod store;
+mod unprivileged;
 
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -65,6 +66,11 @@ pub fn hold(data: &Data, role: &'static str) -> anyhow::Result<Lock> {
         // Nobody has made the folder for it.
         data.prepare()?;
     }
+    take_place(data, role)
+}
+
+/// The same in a folder that is made already, by somebody who may do more.
+fn take_place(data: &Data, role: &'static str) -> anyhow::Result<Lock> {
     let path = data.role_lock(role);
     let began = Instant::now();
     loop {
