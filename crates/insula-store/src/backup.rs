@@ -15,6 +15,7 @@ use crate::copy::{self, CopyError};
 use crate::database::{Access, DbError};
 use crate::error::{OpenError, StoreError};
 use crate::migrate::{MIGRATIONS, known};
+use crate::postgres::{self, PostgresUrl};
 use crate::sqlite::{Format, Sqlite};
 use crate::store::{Place, Store, StoreConfig};
 
@@ -73,6 +74,19 @@ pub enum RestoreError {
         #[source]
         source: OpenError,
     },
+    #[error("open {place} for a backup")]
+    OpenPlace {
+        place: String,
+        #[source]
+        source: OpenError,
+    },
+    #[error("{place} holds no state of Insula")]
+    Empty { place: String },
+    #[error(
+        "{place} has format {found}, and this version of insula works with {known}: back it up with \
+         the insula that runs on it, or start the new server first"
+    )]
+    Older { place: String, found: u32, known: u32 },
     #[error("copy the rows")]
     Rows(#[source] CopyError),
     #[error("the task that copied was aborted")]
@@ -123,11 +137,38 @@ fn copy_rows(from: &Store, to: &Path) -> Result<(), RestoreError> {
     outcome
 }
 
-/// A consistent copy of a database that a server may be using, without opening it as a store: an
-/// older format stays as it is.
-pub fn backup(from: &Path, to: &Path) -> Result<(), RestoreError> {
+/// A consistent copy of a database that servers may be using, in a file of SQLite. What is backed
+/// up stays in its format: a copy must not be what migrates a database under an older server.
+pub fn backup(from: &Place, to: &Path) -> Result<(), RestoreError> {
     refuse_existing(to)?;
-    copy(from, to)
+    match from {
+        Place::Sqlite(path) => copy(path, to),
+        Place::Postgres(url) => {
+            let open = |source| RestoreError::OpenPlace { place: url.to_string(), source };
+            refuse_format(url, format_of(url).map_err(open)?)?;
+            let store = Store::open(StoreConfig::postgres(url.clone())).map_err(open)?;
+            copy_rows(&store, to)
+        }
+    }
+}
+
+/// The driver runs on a runtime of its own, and this may be called from inside of one.
+fn format_of(url: &PostgresUrl) -> Result<Option<u32>, OpenError> {
+    std::thread::scope(|scope| {
+        let looking = scope.spawn(|| postgres::format::look(url));
+        looking.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
+fn refuse_format(url: &PostgresUrl, found: Option<u32>) -> Result<(), RestoreError> {
+    let place = url.to_string();
+    let known = postgres::migrate::known(postgres::migrate::MIGRATIONS);
+    match found {
+        None => Err(RestoreError::Empty { place }),
+        Some(found) if found < known => Err(RestoreError::Older { place, found, known }),
+        // A newer one is refused when it is opened.
+        Some(_) => Ok(()),
+    }
 }
 
 /// Puts a backup where a store can be opened. Refuses what is damaged, foreign or too new, and a

@@ -9,6 +9,7 @@
 mod away;
 mod connect;
 pub(crate) mod follow;
+pub(crate) mod format;
 pub(crate) mod migrate;
 mod tls;
 mod url;

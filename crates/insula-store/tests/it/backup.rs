@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use insula_model::Generation;
 use insula_store::feed::{self, FeedError};
-use insula_store::{RestoreError, Store, StoreConfig, WriteError, orgs, restore, users};
+use insula_store::{RestoreError, Store, StoreConfig, WriteError, backup, orgs, restore, users};
 
 use crate::model::{Fixture, org, org_id, user};
 
@@ -72,6 +72,19 @@ fn a_backup_during_writes_is_of_one_moment() {
             }
         }
     }
+}
+
+#[test]
+fn a_place_is_backed_up_beside_the_store_that_uses_it() {
+    let fixture = Fixture::new();
+    fixture.write(|tx| orgs::create(tx, &org(1))).unwrap();
+    let (file, to) = (fixture.folder.path().join("b"), fixture.folder.path().join("r.db"));
+    backup(&fixture.config().place, &file).unwrap();
+    fixture.write(|tx| orgs::create(tx, &org(2))).unwrap();
+    let again = backup(&fixture.config().place, &file);
+    assert!(matches!(again, Err(RestoreError::Exists { .. })), "{again:?}");
+    restore(&file, &to).unwrap();
+    assert_eq!(open(&to).read_blocking(orgs::count).unwrap(), 1);
 }
 
 #[test]

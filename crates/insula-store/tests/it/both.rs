@@ -5,9 +5,9 @@ use std::collections::BTreeSet;
 
 use insula_model::Generation;
 use insula_store::{
-    CopyError, Page, Paged, Store, StoreConfig, StoreError, Tx, WriteError, apps, builds, copy,
-    deployments, domains, environments, events, feed, instances, nodes, orgs, projects, quotas,
-    releases, restore, runs, sweep, users,
+    CopyError, Page, Paged, RestoreError, Store, StoreConfig, StoreError, Tx, WriteError, apps,
+    backup, builds, copy, deployments, domains, environments, events, feed, instances, nodes, orgs,
+    projects, quotas, releases, restore, runs, sweep, users,
 };
 
 use crate::history::{Dice, STEPS, follow, snapshot, step};
@@ -271,4 +271,29 @@ fn both_databases_have_the_same_tables_and_columns() {
     let collations = "SELECT DISTINCT collation_name FROM information_schema.columns
                       WHERE table_schema = 'a' AND data_type = 'text' AND table_name <> 'writers'";
     assert_eq!(server.sql(collations), ["C"]);
+}
+
+#[test]
+fn a_backup_of_postgresql_neither_makes_nor_migrates_anything() {
+    let Some(server) = Server::start() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let to = folder.path().join("backup");
+    let refused = |schema: &str| {
+        let error = backup(&server.config(schema).place, &to).unwrap_err();
+        assert!(!to.exists(), "{error}");
+        error
+    };
+    assert!(matches!(refused("nothing"), RestoreError::Empty { .. }));
+    let schemas = "SELECT nspname FROM pg_namespace WHERE nspname = 'nothing'";
+    assert_eq!(server.sql(schemas), Vec::<String>::new(), "a schema was made");
+
+    let store = Store::open(server.config("s")).unwrap();
+    store.write_blocking(|tx| orgs::create(tx, &org(1))).unwrap();
+    drop(store);
+    server.sql("UPDATE s.format SET number = number - 1");
+    let before = server.sql("SELECT number FROM s.format");
+    assert!(matches!(refused("s"), RestoreError::Older { .. }));
+    assert_eq!(server.sql("SELECT number FROM s.format"), before, "it was migrated");
+    server.sql("UPDATE s.format SET number = 999");
+    assert!(refused("s").to_string().starts_with("open postgres://"));
 }
