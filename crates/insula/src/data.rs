@@ -66,6 +66,10 @@ impl Data {
     pub fn kept(&self) -> PathBuf {
         self.root.join("server/kept.json")
     }
+    /// Where the server had it when it last started.
+    pub fn used(&self) -> PathBuf {
+        self.root.join("server/used.json")
+    }
     /// Which of several servers this is.
     pub fn server_id(&self) -> PathBuf {
         self.root.join("server/id.json")

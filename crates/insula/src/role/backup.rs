@@ -1,18 +1,28 @@
 //! `insula backup`: the platform's own state in one file, and back.
 //!
-//! An archive holds the database and, when they are kept in the data folder, the blobs. It holds no
-//! key: without the master key, secrets in it stay sealed.
+//! An archive holds the database, whichever it is, as a file of SQLite, and the blobs, wherever they
+//! are. It is restored into a folder; `insula migrate` is the way from there to elsewhere. It holds
+//! no key: without the master key, secrets in it stay sealed.
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, Seek, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Component, Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
+use futures_util::TryStreamExt;
+use insula_blobs::{BlobConfig, Blobs, Kind, Listed, Shelf};
+use insula_model::Digest;
+use insula_store::{Store, StoreConfig};
 use serde_json::{Value, json};
+use tar::{Builder, Header};
 
+use super::blobs::{BlobArgs, config};
+use super::migrate::all_orgs;
+use super::server::DATABASE as DATABASE_VARIABLE;
 use crate::data::Data;
+use crate::kept::{Kept, KeptBlobs};
 
 /// The first entry of an archive: says what it is before anything is unpacked.
 const MARK: &str = "insula-backup";
@@ -37,7 +47,12 @@ pub struct Create {
     /// The data folder
     #[arg(long, env = "INSULA_DATA", value_name = "DIR")]
     data: Option<PathBuf>,
-    /// Leave out sources and artifacts (when an S3 keeps them, they are not here anyway)
+    /// The database, if the server is started with `--database`
+    #[arg(long, env = DATABASE_VARIABLE, hide_env_values = true, value_name = "URL")]
+    database: Option<String>,
+    #[command(flatten)]
+    place: BlobArgs,
+    /// Leave out sources and artifacts, where something else keeps copies of them
     #[arg(long)]
     no_blobs: bool,
 }
@@ -53,8 +68,8 @@ pub struct Restore {
 
 pub fn run(command: Command, json: bool) -> anyhow::Result<ExitCode> {
     let told = match command {
-        Command::Create(args) => create(&args),
-        Command::Restore(args) => restore(&args),
+        Command::Create(args) => create(args),
+        Command::Restore(args) => restore(args),
     }?;
     if json {
         println!("{told}");
@@ -62,30 +77,32 @@ pub fn run(command: Command, json: bool) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn create(args: &Create) -> anyhow::Result<Value> {
-    let data = Data::choose(args.data.clone())?;
-    if !data.database().exists() {
-        bail!("{} holds no state of Insula", data.root().display());
-    }
+fn create(args: Create) -> anyhow::Result<Value> {
+    let data = Data::choose(args.data)?;
+    let kept = Kept::of_chore(&data, args.database, args.place.asked()?)?;
+    let database = kept.store(&data)?.place;
+    let shown =
+        kept.blobs.as_ref().map_or(data.blobs().display().to_string(), KeptBlobs::to_string);
     let parent = args.file.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let scratch = tempfile::Builder::new().prefix(".insula-backup").tempdir_in(parent)?;
     let copy = scratch.path().join(DATABASE);
-    insula_store::backup(&data.database(), &copy).context("copy the database")?;
+    insula_store::backup(&database, &copy).context("copy the database")?;
     let unfinished = scratch.path().join("archive");
     let file = File::options().write(true).create_new(true).mode(0o600).open(&unfinished)?;
-    let mut archive = tar::Builder::new(file);
+    let mut archive = Builder::new(file);
     archive.follow_symlinks(false);
-    let mut header = tar::Header::new_gnu();
+    let mut header = Header::new_gnu();
     header.set_size(MARK_TEXT.len() as u64);
     header.set_mode(0o600);
     archive.append_data(&mut header, MARK, MARK_TEXT.as_bytes())?;
     archive.append_path_with_name(&copy, DATABASE)?;
-    let mut blobs = 0;
-    let kept = data.blobs().join(OBJECTS);
-    if !args.no_blobs && kept.exists() {
-        // After the database: whatever the copy refers to was there before, and stays for a day.
-        blobs = append_blobs(&mut archive, &kept, &Path::new(BLOBS).join(OBJECTS))?;
-    }
+    // After the database: whatever the copy refers to was there before, and stays for a day.
+    let blobs = if args.no_blobs {
+        None
+    } else {
+        let packed = pack_blobs(&mut archive, config(&data, kept.blobs), scratch.path());
+        Some(packed.with_context(|| format!("pack the blobs of {shown}"))?)
+    };
     let mut file = archive.into_inner()?;
     file.flush()?;
     file.sync_all()?;
@@ -93,20 +110,97 @@ fn create(args: &Create) -> anyhow::Result<Value> {
     std::fs::hard_link(&unfinished, &args.file)
         .with_context(|| format!("put the backup at {}", args.file.display()))?;
     insula_kit::files::sync_folder(parent)?;
+    let file = args.file.display();
+    match blobs {
+        Some(count) => {
+            eprintln!("{file} holds the state of {database} and {count} blobs of {shown}.")
+        }
+        None => eprintln!(
+            "{file} holds the state of {database} and none of the blobs, which are in {shown}: copy \
+             them now, after the database, by what copies that place. Apps need them after a restore."
+        ),
+    }
     eprintln!(
-        "{} holds the database and {blobs} blobs. It does not hold {}: keep a copy of that \
-         elsewhere, or the secrets in the backup stay sealed.",
-        args.file.display(),
+        "It does not hold {}: keep a copy of that elsewhere, or the secrets in the backup stay sealed.",
         data.master_key().display()
     );
-    Ok(json!({"file": args.file, "blobs": blobs}))
+    let (database, count) = (database.to_string(), blobs.unwrap_or(0));
+    let at = blobs.map(|_| shown);
+    Ok(json!({"file": args.file, "database": database, "blobs": count, "blobs_of": at}))
 }
 
-fn append_blobs(
-    archive: &mut tar::Builder<File>,
-    from: &Path,
-    under: &Path,
+/// How many there are.
+fn pack_blobs(
+    archive: &mut Builder<File>,
+    from: BlobConfig,
+    scratch: &Path,
 ) -> anyhow::Result<usize> {
+    let under = Path::new(BLOBS).join(OBJECTS);
+    match from {
+        BlobConfig::Directory { path } => {
+            // A disk that is not mounted is not a place without blobs.
+            let from = path.join(OBJECTS);
+            append_blobs(archive, &from, &under).with_context(|| {
+                format!("read {} (--no-blobs makes a backup without them)", from.display())
+            })
+        }
+        BlobConfig::S3(mut s3) => {
+            // The server of this folder has one of its own.
+            s3.spool = scratch.join("spool");
+            let blobs = Blobs::open(BlobConfig::S3(s3))?;
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(fetch_blobs(archive, &blobs, &under, scratch))
+        }
+    }
+}
+
+/// Blobs that another machine keeps, as a directory would have them.
+async fn fetch_blobs(
+    archive: &mut Builder<File>,
+    blobs: &Blobs,
+    under: &Path,
+    scratch: &Path,
+) -> anyhow::Result<usize> {
+    let store = Store::open(StoreConfig::new(scratch.join(DATABASE)))?;
+    let mut count = 0;
+    for org in all_orgs(&store).await? {
+        for kind in Kind::ALL {
+            let shelf = Shelf::new(org, kind);
+            let mut listed = std::pin::pin!(blobs.list(shelf));
+            while let Some(Listed { digest, .. }) = listed.try_next().await? {
+                let Some(mut blob) = fetch(blobs, shelf, digest, scratch).await? else { continue };
+                let hex = digest.hex();
+                let name = under.join(shelf.to_string()).join(&hex[..2]).join(&hex);
+                archive.append_file(name, &mut blob)?;
+                count += 1;
+            }
+        }
+    }
+    Ok(count)
+}
+
+/// An archive tells a file's size before its bytes, so it is here first. Nothing if it was collected
+/// meanwhile.
+async fn fetch(
+    blobs: &Blobs,
+    shelf: Shelf,
+    digest: Digest,
+    scratch: &Path,
+) -> anyhow::Result<Option<File>> {
+    let mut bytes = match blobs.get_stream(shelf, digest).await {
+        Ok(bytes) => bytes,
+        Err(error) if error.is_missing() => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
+    let mut file = tempfile::tempfile_in(scratch)?;
+    while let Some(piece) = bytes.try_next().await? {
+        file.write_all(&piece)?;
+    }
+    file.rewind()?;
+    Ok(Some(file))
+}
+
+fn append_blobs(archive: &mut Builder<File>, from: &Path, under: &Path) -> anyhow::Result<usize> {
     let mut count = 0;
     for entry in std::fs::read_dir(from)? {
         let entry = entry?;
@@ -129,10 +223,11 @@ fn append_blobs(
     Ok(count)
 }
 
-fn restore(args: &Restore) -> anyhow::Result<Value> {
-    let data = Data::choose(args.data.clone())?;
+fn restore(args: Restore) -> anyhow::Result<Value> {
+    let data = Data::choose(args.data)?;
     let file = File::open(&args.file).with_context(|| format!("read {}", args.file.display()))?;
-    if data.database().exists() {
+    // State of its own, or word of where it is instead: the server would go on with that.
+    if [data.database(), data.kept(), data.used()].iter().any(|path| path.exists()) {
         bail!("{} holds state already; restore into an empty folder", data.root().display());
     }
     data.prepare()?;
@@ -144,6 +239,7 @@ fn restore(args: &Restore) -> anyhow::Result<Value> {
         bail!("{} is not a backup of Insula", args.file.display());
     }
     let scratch = tempfile::Builder::new().prefix("restore").tempdir_in(data.root())?;
+    let mut count = 0_u64;
     for entry in entries {
         let mut entry = entry?;
         let path = entry.path()?.into_owned();
@@ -158,6 +254,7 @@ fn restore(args: &Restore) -> anyhow::Result<Value> {
         let to = if path == Path::new(DATABASE) {
             scratch.path().join(DATABASE)
         } else if path.starts_with(BLOBS) {
+            count += 1;
             scratch.path().join(&path)
         } else {
             bail!(
@@ -185,11 +282,124 @@ fn restore(args: &Restore) -> anyhow::Result<Value> {
     }
     insula_store::restore(&scratch.path().join(DATABASE), &data.database())
         .context("restore the database")?;
+    if count == 0 {
+        eprintln!(
+            "The backup holds no blobs. If there were any, bring the copy of them to {}, or start the \
+             server with --blobs or --s3-bucket where they are: without them no app starts.",
+            data.blobs().join(OBJECTS).display()
+        );
+    }
     eprintln!(
         "Restored into {}. Put the master key of the old folder at {} before `insula up`; without \
          it the secrets stay sealed: `insula master-key new` makes another then, and they are set again.",
         data.root().display(),
         data.master_key().display()
     );
-    Ok(json!({"data": data.root()}))
+    Ok(json!({"data": data.root(), "blobs": count}))
+}
+
+#[cfg(test)]
+mod tests {
+    use insula_blobs::Stored;
+    use insula_model::tenancy::{Org, Quota};
+    use insula_model::{OrgId, Timestamp};
+    use insula_store::orgs;
+
+    use super::*;
+
+    const ORG: OrgId = OrgId::from_u128(7);
+
+    /// A data folder with one org, and what `args` says of a backup of it.
+    fn installation(folder: &Path) -> (Data, Create) {
+        let data = Data::at(&folder.join("data")).unwrap();
+        data.prepare().unwrap();
+        let store = Store::open(StoreConfig::new(data.database())).unwrap();
+        let created = Timestamp::from_millis(0);
+        let org = Org { id: ORG, name: "acme".parse().unwrap(), quota: Quota::default(), created };
+        store.write_blocking(move |tx| orgs::create(tx, &org)).unwrap();
+        let create = Create {
+            file: folder.join("backup.tar"),
+            data: Some(data.root().into()),
+            database: None,
+            place: BlobArgs::default(),
+            no_blobs: false,
+        };
+        (data, create)
+    }
+
+    fn put(config: BlobConfig, text: &'static str) -> Stored {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let shelf = Shelf::new(ORG, Kind::Artifact);
+        let blobs = Blobs::open(config).unwrap();
+        runtime.block_on(blobs.put_bytes(shelf, text.as_bytes().to_vec().into())).unwrap()
+    }
+
+    fn has(data: &Data, stored: Stored) -> bool {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let blobs = Blobs::open(BlobConfig::Directory { path: data.blobs() }).unwrap();
+        let verified = blobs.verify(Shelf::new(ORG, Kind::Artifact), stored.digest);
+        runtime.block_on(verified).is_ok_and(|size| size == stored.size)
+    }
+
+    fn restored(folder: &Path, file: &Path) -> (Data, Value) {
+        let data = Data::at(&folder.join("restored")).unwrap();
+        let told = restore(Restore { file: file.into(), data: Some(data.root().into()) }).unwrap();
+        (data, told)
+    }
+
+    #[test]
+    fn blobs_are_packed_from_where_they_are_and_not_from_where_they_were() {
+        let folder = tempfile::tempdir().unwrap();
+        let (data, create_args) = installation(folder.path());
+        let file = create_args.file.clone();
+        let old = put(BlobConfig::Directory { path: data.blobs() }, "of long ago");
+        let path = folder.path().join("elsewhere");
+        let new = put(BlobConfig::Directory { path: path.clone() }, "of today");
+        let blobs = Some(KeptBlobs::Directory { path });
+        Kept { database: None, blobs }.write(&data).unwrap();
+        assert_eq!(create(create_args).unwrap()["blobs"], 1);
+        let (restored, told) = restored(folder.path(), &file);
+        assert_eq!(told["blobs"], 1);
+        assert!(has(&restored, new) && !has(&restored, old));
+        let store = Store::open(StoreConfig::new(restored.database())).unwrap();
+        assert_eq!(store.read_blocking(orgs::count).unwrap(), 1);
+    }
+
+    #[test]
+    fn a_place_that_is_not_there_makes_no_backup_and_no_blobs_makes_one_that_says_so() {
+        let folder = tempfile::tempdir().unwrap();
+        let (data, mut args) = installation(folder.path());
+        let file = args.file.clone();
+        let blobs = Some(KeptBlobs::Directory { path: folder.path().join("not-mounted") });
+        Kept { database: None, blobs }.write(&data).unwrap();
+        let again = Create {
+            data: args.data.clone(),
+            file: file.clone(),
+            database: None,
+            place: BlobArgs::default(),
+            no_blobs: true,
+        };
+        args.no_blobs = false;
+        let error = format!("{:#}", create(args).unwrap_err());
+        assert!(error.contains("not-mounted") && error.contains("--no-blobs"), "{error}");
+        assert!(!file.exists());
+        assert_eq!(create(again).unwrap()["blobs_of"], Value::Null);
+        assert_eq!(restored(folder.path(), &file).1["blobs"], 0);
+    }
+
+    #[test]
+    fn nothing_is_restored_beside_state_that_is_elsewhere() {
+        let folder = tempfile::tempdir().unwrap();
+        let (data, args) = installation(folder.path());
+        put(BlobConfig::Directory { path: data.blobs() }, "a blob");
+        let file = args.file.clone();
+        create(args).unwrap();
+        let other = Data::at(&folder.path().join("other")).unwrap();
+        other.prepare().unwrap();
+        let database = Some("postgres://db/insula".to_owned());
+        Kept { database, blobs: None }.write(&other).unwrap();
+        let refused = restore(Restore { file, data: Some(other.root().into()) });
+        assert!(refused.unwrap_err().to_string().contains("holds state already"));
+        assert!(!other.database().exists());
+    }
 }

@@ -31,8 +31,13 @@ const ACCESS_KEY: &str = "INSULA_S3_ACCESS_KEY";
 const SECRET_KEY: &str = "INSULA_S3_SECRET_KEY";
 
 /// What only the server needs to know.
-pub const CREDENTIALS: [&str; 4] =
-    [ACCESS_KEY, SECRET_KEY, super::server::DATABASE, super::server::JOIN_TOKEN];
+pub const CREDENTIALS: [&str; 5] = [
+    ACCESS_KEY,
+    SECRET_KEY,
+    super::server::DATABASE,
+    super::server::JOIN_TOKEN,
+    super::migrate::TO,
+];
 
 impl BlobArgs {
     /// What was asked for, if anything was.

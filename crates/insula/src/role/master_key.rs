@@ -13,6 +13,7 @@ use insula_store::{Store, servers};
 
 use crate::data::Data;
 use crate::kept::Kept;
+use crate::role::server::DATABASE;
 
 /// A server says every five seconds that it is there.
 const COMPANY_FRESH: Millis = Millis::secs(20);
@@ -39,6 +40,9 @@ pub struct Place {
     /// The data folder
     #[arg(long, env = "INSULA_DATA", value_name = "DIR")]
     data: Option<PathBuf>,
+    /// The database, if the server is started with `--database`
+    #[arg(long, env = DATABASE, hide_env_values = true, value_name = "URL")]
+    database: Option<String>,
 }
 
 pub fn run(command: Command, json: bool) -> anyhow::Result<ExitCode> {
@@ -57,12 +61,15 @@ fn rotate(place: Place) -> anyhow::Result<usize> {
     let data = Data::choose(place.data)?;
     let _lock = data.hold()?;
     let _server = super::hold(&data, "server")?;
+    // Before a key is made: a store of long ago, or an empty one, has nothing that it would seal, and
+    // the key that everything is sealed with would be gone.
+    let config = Kept::of_chore(&data, place.database, None)?.store(&data)?;
     let random = SystemRandom::new();
     let ring = ring(&data)?;
     // A rotation that was interrupted goes on with the key that it had made.
     let next = Key::load_or_create(&data.next_master_key(), &random)?;
     let ring = Keyring::new(next).with_older(ring);
-    let store = Store::open(Kept::read(&data)?.store(&data)?).context("open the store")?;
+    let store = Store::open(config).context("open the store")?;
     refuse_company(&store, &data)?;
     let keys = store
         .write_blocking(move |tx| {
@@ -85,7 +92,8 @@ fn new(New { place, forget_fleet }: New) -> anyhow::Result<usize> {
     if data.master_key().exists() {
         bail!("{} is there; `insula master-key rotate` makes another", data.master_key().display());
     }
-    let store = Store::open(Kept::read(&data)?.store(&data)?).context("open the store")?;
+    let config = Kept::of_chore(&data, place.database, None)?.store(&data)?;
+    let store = Store::open(config).context("open the store")?;
     refuse_company(&store, &data)?;
     // Whoever has a certificate of it; one machine alone has made it for nobody.
     let members = store.read_blocking(insula_store::enrolments::list)?;

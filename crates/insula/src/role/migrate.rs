@@ -34,10 +34,14 @@ const SERVER_END_TIME_MAX: Duration = Duration::from_secs(30);
 /// Between looks whether it has: less than a process takes to begin.
 const SERVER_LOOK: Duration = Duration::from_millis(1);
 
+/// Says what `--to` says, where no list of processes shows it.
+pub const TO: &str = "INSULA_MIGRATE_TO";
+
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// postgres://user@host/name, or `sqlite` for the data folder
-    #[arg(long, value_name = "DATABASE")]
+    /// postgres://user@host/name, or `sqlite` for the data folder. Everybody on this machine sees the
+    /// arguments of a command: a URL with a password belongs into the variable
+    #[arg(long, env = TO, hide_env_values = true, value_name = "DATABASE")]
     to: String,
     /// The data folder
     #[arg(long, env = "INSULA_DATA", value_name = "DIR")]
@@ -62,7 +66,8 @@ pub fn run(args: Args, json: bool) -> anyhow::Result<ExitCode> {
 
 async fn migrate(args: Args, json: bool) -> anyhow::Result<()> {
     let data = Data::choose(args.data)?;
-    let from = Kept::read(&data)?;
+    let from = Kept::of_chore(&data, None, None)
+        .context("what moves is what the folder remembers, not what a server was told")?;
     let database = destination(&args.to)?;
     let blobs = match (args.blobs.asked()?, &database) {
         (Some(asked), _) => Some(asked),
@@ -76,9 +81,6 @@ async fn migrate(args: Args, json: bool) -> anyhow::Result<()> {
     let blobs_move = from.blobs != to.blobs;
     if !rows_move && !blobs_move {
         bail!("the state of {} is there already", data.root().display());
-    }
-    if from.database.is_none() && !data.database().exists() {
-        bail!("{} holds no state of Insula", data.root().display());
     }
     let old_blobs = Blobs::open(config(&data, from.blobs.clone())).context("open the blobs")?;
     let new_blobs = Blobs::open(config(&data, to.blobs.clone())).context("open the new blobs")?;
@@ -113,6 +115,7 @@ async fn migrate(args: Args, json: bool) -> anyhow::Result<()> {
         rows = tables.iter().map(|table| table.rows).sum();
     }
     to.write(&data)?;
+    to.note_used(&data)?;
     if rows_move && from.database.is_none() {
         set_aside(&data)?;
     }
@@ -248,7 +251,7 @@ async fn copy_blobs(store: &Store, from: &Blobs, to: &Blobs) -> anyhow::Result<P
     Ok(passed)
 }
 
-async fn all_orgs(store: &Store) -> anyhow::Result<Vec<OrgId>> {
+pub(super) async fn all_orgs(store: &Store) -> anyhow::Result<Vec<OrgId>> {
     let found = store.read(|tx| {
         let mut all = Vec::new();
         let mut page = Page::first(insula_model::limits::PAGE_MAX);

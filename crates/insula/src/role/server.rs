@@ -152,8 +152,10 @@ async fn run_server(args: Args, shutdown: Shutdown) -> anyhow::Result<()> {
     let registrar = registrar
         .await
         .with_context(|| format!("use {} with this database", data.master_key().display()))?;
-    let blobs = Blobs::open(super::blobs::config(&data, kept.blobs)).context("open the blobs")?;
+    let blobs =
+        Blobs::open(super::blobs::config(&data, kept.blobs.clone())).context("open the blobs")?;
     blobs.probe().await.context("ask the blob store")?;
+    kept.note_used(&data)?;
     let (hub, inbound) = Hub::new();
     let boards = Boards::of(watch::Sender::new(insula_plan::blank(args.domain.clone())));
     let operator = operator(&data, args.api, random.as_ref())?;
