@@ -10,7 +10,7 @@ mod cut_off;
 mod database;
 mod due;
 mod migrate;
-mod s3;
+pub mod s3;
 mod span;
 mod table;
 mod upgrade;
@@ -19,7 +19,8 @@ mod writers;
 
 use anyhow::Result;
 
-/// Servers cut off from one node, and those of a second fleet from all nodes, for an hour.
+/// Servers cut off for an hour: from one node, in a second fleet from all nodes, and in a third
+/// while certificates fall due.
 pub fn cut_off(mut args: impl Iterator<Item = String>) -> Result<()> {
     cut_off::run(args.next().as_deref())
 }
