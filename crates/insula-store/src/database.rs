@@ -54,6 +54,11 @@ impl DbError {
             | Cause::Format { .. } => false,
         }
     }
+
+    /// Whether somebody was waited for long already.
+    pub(crate) fn is_silence(&self) -> bool {
+        matches!(&*self.0, Cause::Silent(_))
+    }
 }
 
 /// How a connection will be used.

@@ -131,15 +131,26 @@ impl Postgres {
     }
 
     pub(crate) fn begin(&self, access: Access) -> Result<(), StoreError> {
-        if self.is_lost() {
-            self.connect().map_err(StoreError::Unavailable)?;
-        }
         let begun = match access {
             Access::Write => format!("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; {LOCK}"),
             Access::Read => "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY".to_owned(),
         };
-        self.set(Condition::Open);
-        let outcome = self.batch(&begun);
+        let begin = || {
+            self.set(Condition::Open);
+            self.batch(&begun)
+        };
+        let kept = if self.is_lost() { None } else { Some(begin()) };
+        let outcome = match kept {
+            Some(Err(StoreError::Unavailable(cause))) if cause.is_silence() => {
+                Err(StoreError::Unavailable(cause))
+            }
+            // That a connection broke somewhen says nothing of a new one.
+            None | Some(Err(StoreError::Unavailable(_))) => {
+                self.connect().map_err(StoreError::Unavailable)?;
+                begin()
+            }
+            Some(outcome) => outcome,
+        };
         if outcome.is_err() && self.condition() == Condition::Failed {
             // It waited for the lock in vain, say.
             self.roll_back()?;
