@@ -137,7 +137,8 @@ fn a_postgresql_that_hangs_for_a_while_is_waited_for() {
 #[test]
 fn who_waits_for_a_postgresql_that_is_away_is_told_in_time_and_served_when_it_is_back() {
     let Some(mut server) = Server::start() else { return };
-    let store = open(server.config("a"), Patience { away: Millis::secs(1), answer: Millis::secs(60) });
+    let store =
+        open(server.config("a"), Patience { away: Millis::secs(1), answer: Millis::secs(60) });
     create(&store, 0).unwrap();
     server.kill();
     let begun = Instant::now();
