@@ -1,18 +1,19 @@
 //! One of the servers: the real core, and a shell around it that moves data as the product's does.
 
+mod link;
+mod term;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use insula_control::core::mutation::{Mutation, Outcome, Ticket, What};
-use insula_control::core::{Core, Now, Reading, STORE_PAUSE, Settings, TICK};
-use insula_kit::random::SeededRandom;
-use insula_link::Inbound;
+use insula_control::core::{Core, Now, Reading, STORE_PAUSE, TICK};
 use insula_model::feed::Change;
 use insula_model::fleet::Member;
 use insula_model::routes::RouteTable;
 use insula_model::{Generation, Millis, NodeId, Timestamp};
 
-use crate::link::{Down, Place, Up};
+use crate::link::Down;
 use crate::sim::{Event, Sim};
 
 /// What every clock shows when a simulation begins: ids sort by it.
@@ -72,23 +73,6 @@ impl Sim {
         Millis(STEADY_BEGINS_MS + self.now)
     }
 
-    /// Whoever leads now, as far as it knows itself.
-    pub fn leader(&self) -> Option<usize> {
-        let leads = |s: &usize| {
-            let server = &self.servers[*s];
-            server.up && server.term.as_ref().is_some_and(|term| self.now < term.sure_until)
-        };
-        (0..self.servers.len()).filter(leads).max_by_key(|s| self.epoch_of(*s))
-    }
-
-    pub fn epoch_of(&self, s: usize) -> Option<u64> {
-        self.servers[s].term.as_ref().map(|term| term.epoch)
-    }
-
-    fn is_term(&self, s: usize, epoch: u64) -> bool {
-        self.servers[s].up && self.epoch_of(s) == Some(epoch)
-    }
-
     pub fn start_server(&mut self, s: usize) {
         self.servers[s].up = true;
         let soon = self.chance.between(1, TRY_EVERY_MS);
@@ -102,109 +86,6 @@ impl Sim {
         self.servers[s].up = false;
         self.servers[s].paused_until = 0;
         self.lives[s] += 1;
-    }
-
-    /// Drops the core, whatever it was doing.
-    pub fn end_term(&mut self, s: usize) {
-        let Some(term) = self.servers[s].term.take() else { return };
-        self.trace.tell(self.now, || format!("server {s} leads no more, epoch {}", term.epoch));
-        for session in term.nodes.into_values().chain(term.gateways.into_values()) {
-            self.server_lets_go(session);
-        }
-    }
-
-    /// Takes the lease or renews it: the question travels to the store and back.
-    pub fn elect(&mut self, s: usize, life: u64) {
-        if !self.servers[s].up || self.lives[s] != life {
-            return;
-        }
-        let pause = if self.servers[s].term.is_some() { RENEW_EVERY_MS } else { TRY_EVERY_MS };
-        self.queue.push(self.now + pause, Event::Elect(s, life));
-        let there = self.store_delay();
-        let held = self.epoch_of(s);
-        let ask = Event::Lease { server: s, life, sent: self.now, held };
-        self.queue.push(self.now + there, ask);
-    }
-
-    pub fn lease(&mut self, s: usize, life: u64, sent: u64, held: Option<u64>) {
-        if !self.store_answers(s) {
-            return;
-        }
-        let (now, lease) = (self.now, &mut self.store.lease);
-        let ours = lease.holder == Some(s);
-        if !(ours && held == Some(lease.epoch)) && (ours || now >= lease.until) {
-            // Every time under a new epoch, also in the name of who held it before.
-            lease.holder = Some(s);
-            lease.epoch += 1;
-        }
-        let epoch = (lease.holder == Some(s)).then_some(lease.epoch);
-        if epoch.is_some() {
-            lease.until = now + LEASE_TTL_MS;
-        }
-        let back = self.store_delay();
-        self.queue.push(now + back, Event::Leased { server: s, life, sent, held, epoch });
-    }
-
-    pub fn leased(
-        &mut self,
-        s: usize,
-        life: u64,
-        sent: u64,
-        held: Option<u64>,
-        epoch: Option<u64>,
-    ) {
-        if !self.servers[s].up || self.lives[s] != life {
-            return;
-        }
-        let sure_until = sent + LEASE_TTL_MS;
-        match (self.epoch_of(s), epoch) {
-            (Some(ours), Some(epoch)) if ours == epoch => {
-                if let Some(term) = &mut self.servers[s].term {
-                    term.sure_until = term.sure_until.max(sure_until);
-                }
-            }
-            (Some(_), _) => self.end_term(s),
-            (None, Some(epoch))
-                if held != Some(epoch) && self.now < sure_until && self.store_answers(s) =>
-            {
-                self.begin_term(s, epoch, sure_until);
-            }
-            (None, _) => {}
-        }
-    }
-
-    fn begin_term(&mut self, s: usize, epoch: u64, sure_until: u64) {
-        let random = Arc::new(SeededRandom::new(self.chance.draw()));
-        let settings = Settings::new(self.suffix.clone());
-        let core = Core::new(settings, random, self.store.snapshot(), self.clocks(s));
-        self.trace.tell(self.now, || format!("server {s} leads, epoch {epoch}"));
-        self.counts.terms += 1;
-        self.servers[s].term = Some(Term {
-            epoch,
-            core,
-            sure_until,
-            reading: false,
-            open: 0,
-            seen: None,
-            wake_at: None,
-            nodes: BTreeMap::new(),
-            gateways: BTreeMap::new(),
-            heard: BTreeMap::new(),
-            table: None,
-        });
-        self.wake(s, 0);
-    }
-
-    /// Whether this server still may act; if its time is over, it ends its term.
-    fn leads(&mut self, s: usize, epoch: u64) -> bool {
-        if !self.is_term(s, epoch) {
-            return false;
-        }
-        let sure = self.servers[s].term.as_ref().is_some_and(|term| self.now < term.sure_until);
-        if !sure {
-            self.end_term(s);
-        }
-        sure
     }
 
     pub fn tick(&mut self, s: usize, life: u64) {
@@ -424,95 +305,5 @@ impl Sim {
         if self.is_term(s, epoch) {
             self.end_term(s);
         }
-    }
-
-    /// A message of a session has reached its leader.
-    pub fn server_hears(&mut self, id: u64, message: Up) {
-        let Some(session) = self.sessions.get_mut(&id) else { return };
-        let (s, epoch, who) = (session.server, session.epoch, session.who);
-        session.heard = self.now;
-        if !self.leads(s, epoch) || !self.sessions.get(&id).is_some_and(|it| it.server_holds) {
-            return;
-        }
-        let (now, steady) = (self.clocks(s), self.steady());
-        let Some(term) = &mut self.servers[s].term else { return };
-        let told = match (message, who) {
-            (Up::Beat { sent }, Place::Node(n)) => {
-                term.heard.insert(self.machines[n].id, steady);
-                return self.send_down(id, Down::Answer { sent });
-            }
-            (Up::Beat { sent }, _) => return self.send_down(id, Down::Answer { sent }),
-            (Up::Hello(greeting), Place::Node(n)) => {
-                let node = self.machines[n].id;
-                let old = term.nodes.insert(node, id);
-                term.heard.insert(node, steady);
-                if let Some(old) = old.filter(|old| *old != id) {
-                    self.replaced(old);
-                }
-                let greeting = *greeting;
-                // The welcome answers the greeting, which went as the session began.
-                let sent = self.sessions.get(&id).map_or(self.now, |session| session.began);
-                self.send_down(id, Down::Answer { sent });
-                let (name, version) = (greeting.name, greeting.version);
-                Inbound::NodeHello { node, name, version, facts: greeting.facts }
-            }
-            (Up::Report(report), Place::Node(n)) => {
-                Inbound::NodeReport { node: self.machines[n].id, report: *report }
-            }
-            (Up::GatewayHello, Place::Gateway(g)) => {
-                let old = term.gateways.insert(g, id);
-                let table = term.table.clone();
-                if let Some(old) = old.filter(|old| *old != id) {
-                    self.replaced(old);
-                }
-                if let Some(table) = table {
-                    self.send_down(id, Down::Table(Box::new((*table).clone())));
-                }
-                Inbound::GatewayHello { gateway: self.gateways[g].id }
-            }
-            (Up::Acked { generation, busy }, Place::Gateway(g)) => {
-                Inbound::RouteAck { gateway: self.gateways[g].id, generation, busy }
-            }
-            (Up::Hello(_) | Up::Report(_) | Up::GatewayHello | Up::Acked { .. }, _) => return,
-        };
-        if let Some(term) = &mut self.servers[s].term {
-            term.core.tell(told, now);
-        }
-        self.turns(s);
-    }
-
-    /// A newer session of the same member ends this one.
-    fn replaced(&mut self, id: u64) {
-        if let Some(session) = self.sessions.get_mut(&id) {
-            session.server_holds = false;
-        }
-        self.tell_client(id);
-    }
-
-    /// The server's end of a session is over: the core hears of it, and the client in time.
-    pub fn server_lets_go(&mut self, id: u64) {
-        let Some(session) = self.sessions.get_mut(&id).filter(|it| it.server_holds) else { return };
-        session.server_holds = false;
-        let (s, epoch, who) = (session.server, session.epoch, session.who);
-        self.tell_client(id);
-        if !self.is_term(s, epoch) {
-            return;
-        }
-        let now = self.clocks(s);
-        let Some(term) = &mut self.servers[s].term else { return };
-        let told = match who {
-            Place::Node(n) => {
-                let node = self.machines[n].id;
-                term.nodes.remove(&node);
-                Inbound::NodeGone { node }
-            }
-            Place::Gateway(g) => {
-                term.gateways.remove(&g);
-                Inbound::GatewayGone { gateway: self.gateways[g].id }
-            }
-            Place::Server(_) | Place::Store => return,
-        };
-        term.core.tell(told, now);
-        self.wake(s, 1);
     }
 }
