@@ -32,6 +32,9 @@ const BLOBS: &str = "blobs";
 /// What a directory of blobs keeps of them; the rest is uploads that are not whole yet.
 const OBJECTS: &str = "objects";
 
+/// Most blobs are small, and the way to an S3 is long; each is a file while it waits.
+const FETCHED_AT_ONCE: usize = 16;
+
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {
     /// Write a consistent copy of the platform's state, while it runs
@@ -166,9 +169,13 @@ async fn fetch_blobs(
     for org in all_orgs(&store).await? {
         for kind in Kind::ALL {
             let shelf = Shelf::new(org, kind);
-            let mut listed = std::pin::pin!(blobs.list(shelf));
-            while let Some(Listed { digest, .. }) = listed.try_next().await? {
-                let Some(mut blob) = fetch(blobs, shelf, digest, scratch).await? else { continue };
+            let listed = blobs.list(shelf).map_err(anyhow::Error::from);
+            let fetched = listed
+                .map_ok(|Listed { digest, .. }| fetch(blobs, shelf, digest, scratch))
+                .try_buffer_unordered(FETCHED_AT_ONCE);
+            let mut fetched = std::pin::pin!(fetched);
+            while let Some(blob) = fetched.try_next().await? {
+                let Some((digest, mut blob)) = blob else { continue };
                 let hex = digest.hex();
                 let name = under.join(shelf.to_string()).join(&hex[..2]).join(&hex);
                 archive.append_file(name, &mut blob)?;
@@ -186,7 +193,7 @@ async fn fetch(
     shelf: Shelf,
     digest: Digest,
     scratch: &Path,
-) -> anyhow::Result<Option<File>> {
+) -> anyhow::Result<Option<(Digest, File)>> {
     let mut bytes = match blobs.get_stream(shelf, digest).await {
         Ok(bytes) => bytes,
         Err(error) if error.is_missing() => return Ok(None),
@@ -197,7 +204,7 @@ async fn fetch(
         file.write_all(&piece)?;
     }
     file.rewind()?;
-    Ok(Some(file))
+    Ok(Some((digest, file)))
 }
 
 fn append_blobs(archive: &mut Builder<File>, from: &Path, under: &Path) -> anyhow::Result<usize> {
