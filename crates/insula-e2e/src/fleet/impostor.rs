@@ -3,6 +3,7 @@
 //! It speaks the real protocol from a place on the ground, keeps its heart beating, and remembers
 //! how its session ended.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -103,6 +104,15 @@ impl Identified {
         let servers = servers.split(',').map(str::to_owned).collect();
         Ok(Self { node, credentials: files.credentials, servers })
     }
+}
+
+/// Of a member, whichever user has its files: a copy of ours is read, for what belongs to another
+/// user than the one who reads it is not believed.
+pub fn identity(file: &Path) -> Result<Identity> {
+    let bytes = std::fs::read(file).with_context(|| format!("read {}", file.display()))?;
+    let mut copy = tempfile::NamedTempFile::new()?;
+    copy.write_all(&bytes)?;
+    Ok(Identity::load(copy.path())?)
 }
 
 impl Impostor {

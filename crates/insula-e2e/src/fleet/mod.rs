@@ -178,17 +178,21 @@ impl Fleet {
     }
 
     pub fn add_gateway(&mut self) -> Result<usize> {
-        let number = self.gateways.len();
-        let token = self.token(&["--for", "gateway"])?;
-        let place = self.ground.place(&format!("g{number}"))?;
-        let listen = format!("127.0.0.1:{EDGE_PORT}");
-        let servers = self.fleet_addresses();
-        let args = ["gateway", "--server", &servers, "--token", &token, "--listen", &listen];
-        let mut role = Role::new(place, self.folder.path(), &self.program, &args);
+        let mut role = self.gateway_role()?;
         role.start()?;
         role.forget_argument("--token");
         self.gateways.push(role);
-        Ok(number)
+        Ok(self.gateways.len() - 1)
+    }
+
+    /// The next gateway as it would be started, and is not yet.
+    pub fn gateway_role(&mut self) -> Result<Role> {
+        let token = self.token(&["--for", "gateway"])?;
+        let place = self.ground.place(&format!("g{}", self.gateways.len()))?;
+        let listen = format!("127.0.0.1:{EDGE_PORT}");
+        let servers = self.fleet_addresses();
+        let args = ["gateway", "--server", &servers, "--token", &token, "--listen", &listen];
+        Ok(Role::new(place, self.folder.path(), &self.program, &args))
     }
 
     /// Waits until so many nodes are ready and every gateway is there.

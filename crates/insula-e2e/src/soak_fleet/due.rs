@@ -23,6 +23,7 @@ use serde_json::Value;
 use super::apps::{self, LEASE};
 use super::table;
 use super::visitors::{EACH_SECOND, Visitors};
+use crate::fleet::impostor::identity;
 use crate::fleet::process::Role;
 use crate::fleet::{Fleet, Shape};
 use crate::machine::wait_for;
@@ -106,7 +107,7 @@ struct Held {
 
 impl Held {
     fn is_due(&self) -> Result<bool> {
-        let identity = Identity::load(&self.file)?;
+        let identity = identity(&self.file)?;
         Ok(Credentials::new(&identity, Arc::new(SystemClock))?.renewal_is_due())
     }
 }

@@ -1,5 +1,6 @@
 //! The real binary, used as people use it.
 
+mod backups;
 mod bad_input;
 mod corners;
 mod everyday;

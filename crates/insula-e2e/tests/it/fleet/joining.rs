@@ -1,7 +1,7 @@
 //! How machines become nodes, and who does not.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
@@ -9,13 +9,12 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use insula_e2e::app::good;
-use insula_e2e::fleet::impostor::{Greeting, Identified, Impostor};
+use insula_e2e::fleet::impostor::{Greeting, Identified, Impostor, identity};
 use insula_e2e::fleet::process::Role;
 use insula_e2e::fleet::{Fleet, Shape};
 use insula_e2e::machine::wait_for;
 use insula_e2e::story::{self, MOMENT};
 use insula_kit::clock::SystemClock;
-use insula_kit::pki::Identity;
 use insula_kit::tls::Credentials;
 use serde_json::{Value, json};
 use tonic::Code;
@@ -171,6 +170,88 @@ fn a_member_returns_without_a_token_and_its_key_is_its_own() -> Result<()> {
     fleet.wait_until_ready(1)
 }
 
+/// A line of `/proc/PID/status`.
+fn status_of(pid: u32, name: &str) -> Result<String> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    Ok(line.with_context(|| name.to_owned())?.split_whitespace().collect::<Vec<_>>().join(" "))
+}
+
+fn ensure_has_no_privilege(gateway: &Role) -> Result<()> {
+    let pid = gateway.pid().context("pid")?;
+    for task in fs::read_dir(format!("/proc/{pid}/task"))? {
+        let thread = task?.file_name().to_string_lossy().parse()?;
+        for (name, wanted) in [
+            ("Uid", "61870 61870 61870 61870"),
+            ("Gid", "61870 61870 61870 61870"),
+            ("Groups", ""),
+            ("CapPrm", "0000000000000000"),
+            ("CapEff", "0000000000000000"),
+            ("CapAmb", "0000000000000000"),
+            ("NoNewPrivs", "1"),
+        ] {
+            let found = status_of(thread, name)?;
+            ensure!(found == wanted, "{name} is {found}");
+        }
+    }
+    let folder = gateway.data.join("gateway");
+    for entry in fs::read_dir(&folder)? {
+        let entry = entry?;
+        ensure!(entry.metadata()?.uid() == 61_870, "{:?}", entry.path());
+    }
+    Ok(())
+}
+
+#[test]
+fn a_gateway_of_root_gives_root_up_and_returns_without_being_told_anything() -> Result<()> {
+    if !can_lay_ground() {
+        return Ok(());
+    }
+    let mut fleet = Fleet::start(Shape { servers: 1, nodes: 0, gateways: 1 })?;
+    ensure_has_no_privilege(&fleet.gateways[0])?;
+    let data = fleet.gateways[0].data.clone();
+    let id = identity_of(&data.join("gateway"))?;
+    // A folder of root, as a build of before left it, and one of the user, as `up` leaves it.
+    for owner in [0, 61_870] {
+        fleet.gateways[0].stop()?;
+        for entry in fs::read_dir(data.join("gateway"))? {
+            chown(entry?.path(), Some(owner), Some(owner))?;
+        }
+        chown(data.join("gateway"), Some(owner), Some(owner))?;
+        // It knows the servers that it joined.
+        fleet.gateways[0].forget_argument("--server");
+        fleet.gateways[0].start()?;
+        wait_for("the gateway is there", MOMENT, || {
+            let listed = fleet.json(&["gateways", "list"])?;
+            Ok(listed.as_array().is_some_and(|all| all.iter().any(|it| it["connected"] == true)))
+        })
+        .with_context(|| fleet.gateways[0].log())?;
+        ensure_has_no_privilege(&fleet.gateways[0])?;
+        ensure!(identity_of(&data.join("gateway"))? == id, "it is another gateway now");
+    }
+    fleet.finish()
+}
+
+#[test]
+fn a_gateway_that_cannot_have_its_port_does_not_use_its_token_up() -> Result<()> {
+    if !can_lay_ground() {
+        return Ok(());
+    }
+    let mut fleet = Fleet::start(Shape { servers: 1, nodes: 0, gateways: 0 })?;
+    let mut role = fleet.gateway_role()?;
+    let port = insula_e2e::fleet::EDGE_PORT;
+    let taken = role.place.inside(|| Ok(std::net::TcpListener::bind(("127.0.0.1", port))?))?;
+    role.start()?;
+    ensure!(role.ended_within(MOMENT)? == Some(1), "{}", role.log());
+    ensure!(role.log().contains("listen on 127.0.0.1"), "{}", role.log());
+    drop(taken);
+    // With the same token.
+    role.start()?;
+    fleet.gateways.push(role);
+    fleet.wait_until_ready(0).with_context(|| fleet.gateways[0].log())?;
+    fleet.finish()
+}
+
 #[test]
 fn a_removed_node_is_out_at_once_and_for_ever() -> Result<()> {
     if !can_lay_ground() {
@@ -249,7 +330,7 @@ fn on(fleet: &Fleet, app: &str, node: &Value) -> Result<usize> {
 
 /// Whom the certificate in a folder names.
 fn identity_of(folder: &Path) -> Result<String> {
-    let identity = Identity::load(&folder.join("credentials.json"))?;
+    let identity = identity(&folder.join("credentials.json"))?;
     let credentials = Credentials::new(&identity, Arc::new(SystemClock))?;
     Ok(credentials.subject().id().to_owned())
 }

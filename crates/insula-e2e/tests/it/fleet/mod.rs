@@ -16,6 +16,8 @@ use insula_e2e::fleet::{Fleet, Shape, ground};
 use insula_e2e::machine::wait_for;
 use insula_e2e::{folder, story};
 
+pub use servers::can_share_a_database;
+
 /// Whether fleets can be tested on this machine; says so loudly if not.
 pub fn can_lay_ground() -> bool {
     match ground::missing() {
