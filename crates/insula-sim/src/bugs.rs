@@ -278,14 +278,14 @@ pub const BUGS: &[Bug] = &[
         "a gateway with a new session is believed to serve what it did",
         EDGE,
         "self.gateways.insert(gateway, Following::default());",
-        "self.gateways.entry(gateway).or_default().acked = self.published.back().map(|(g, _)| *g);",
+        "self.gateways.entry(gateway).or_default().acked = self.published.back().copied();",
         "verdict",
     ),
     bug(
         "the silence of a node is counted twice as fast",
         PRESENCE,
-        "self.counted = Millis(self.counted.0 + step);",
-        "self.counted = Millis(self.counted.0 + 2 * step);",
+        "self.counted.0 += passed.0;",
+        "self.counted.0 += 2 * passed.0;",
         "single",
     ),
 ];

@@ -24,6 +24,7 @@ pub mod store;
 pub mod trace;
 mod words;
 
+use machine::Habit;
 use property::Violation;
 use setup::Setup;
 use sim::{Counts, Sim};
@@ -45,20 +46,25 @@ pub struct Outcome {
 
 /// Runs a seed to its end. One that breaks something is run once more, with words.
 pub fn run(seed: u64) -> Outcome {
-    let outcome = run_once(seed, Trace::new(false, false));
+    run_with(seed, Habit::Sound)
+}
+
+/// The same among nodes that do not keep their promises.
+pub fn run_with(seed: u64, habit: Habit) -> Outcome {
+    let outcome = run_once(seed, habit, Trace::new(false, false));
     match outcome.violation {
-        Some(_) => run_once(seed, Trace::new(true, false)),
+        Some(_) => run_once(seed, habit, Trace::new(true, false)),
         None => outcome,
     }
 }
 
-/// The same, saying every event as it happens.
+/// A seed, saying every event as it happens.
 pub fn run_aloud(seed: u64) -> Outcome {
-    run_once(seed, Trace::new(true, true))
+    run_once(seed, Habit::Sound, Trace::new(true, true))
 }
 
-fn run_once(seed: u64, trace: Trace) -> Outcome {
-    let mut sim = Sim::new(seed, Setup::of(seed), trace);
+fn run_once(seed: u64, habit: Habit, trace: Trace) -> Outcome {
+    let mut sim = Sim::new(seed, Setup { habit, ..Setup::of(seed) }, trace);
     sim.run();
     Outcome {
         seed,

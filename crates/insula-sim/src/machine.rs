@@ -28,8 +28,21 @@ const PREPARE_MAX_MS: u64 = 1_200;
 /// The longest build.
 const BUILD_MAX_MS: u64 = 6_000;
 
+/// What a node makes of what all nodes promise. One that breaks a promise shows that the properties
+/// see it, without any mistake in the code under test.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Habit {
+    #[default]
+    Sound,
+    /// It goes on with what depends on contact, whoever else was asked to run it.
+    IgnoresLeases,
+    /// It ends what is ready when its server is silent.
+    Panics,
+}
+
 #[derive(Debug)]
 pub struct Machine {
+    pub habit: Habit,
     pub id: NodeId,
     pub name: NodeName,
     pub offer: Offer,
@@ -82,6 +95,7 @@ pub enum Happened {
 impl Machine {
     pub fn new(id: NodeId, name: NodeName, offer: Offer, site: insula_model::node::Site) -> Self {
         Self {
+            habit: Habit::Sound,
             id,
             name,
             offer,
@@ -120,13 +134,16 @@ impl Machine {
     }
 
     fn lease_holds(&self, now: u64) -> bool {
+        if self.habit == Habit::IgnoresLeases {
+            return true;
+        }
         self.granted == Some(self.epoch) && !self.contact_is_over(now)
     }
 
     fn is_fenced(&self, target: &InstanceTarget, now: u64) -> bool {
         match target.failover {
             Failover::Lease => !self.lease_holds(now),
-            Failover::Never => false,
+            Failover::Never => self.habit == Habit::Panics && self.contact_is_over(now),
         }
     }
 
@@ -292,7 +309,8 @@ impl Machine {
     fn end_what_is_over(&mut self, now: u64, happened: &mut Vec<Happened>) {
         let contact = self.contact;
         self.held.retain(|id, held| {
-            let leased = held.target.failover == Failover::Lease;
+            let leased =
+                held.target.failover == Failover::Lease && self.habit != Habit::IgnoresLeases;
             let end = contact.map(|heard| heard + limits::FAILOVER_LEASE.0 + held.grace());
             let over = leased && held.runs() && end.is_some_and(|end| now >= end);
             let stopped = matches!(held.life, Life::Stopping { until } if now >= until);

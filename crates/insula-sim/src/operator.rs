@@ -120,7 +120,9 @@ impl Sim {
         let zone = ["north", "south"][n % 2];
         let site = Site { zone: Some(parsed(zone)), ..Site::default() };
         let id = NodeId::from_parts(at, self.chance.bytes());
-        Machine::new(id, parsed(&format!("n{n}")), offer, site)
+        let mut machine = Machine::new(id, parsed(&format!("n{n}")), offer, site);
+        machine.habit = self.setup.habit;
+        machine
     }
 
     /// Through which server, or nothing: no server answers.

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 
 use crate::chance::Chance;
 use crate::fault::Kind;
+use crate::machine::Habit;
 
 #[derive(Debug, Clone)]
 pub struct Setup {
@@ -22,6 +23,8 @@ pub struct Setup {
     /// Nodes come and go.
     pub moving: bool,
     pub rounds: usize,
+    /// Of all nodes.
+    pub habit: Habit,
 }
 
 impl Setup {
@@ -40,6 +43,7 @@ impl Setup {
             tight: chance.percent(15),
             moving: chance.percent(50),
             rounds: 2,
+            habit: Habit::Sound,
         }
     }
 }

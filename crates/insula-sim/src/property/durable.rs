@@ -25,6 +25,7 @@ impl Sim {
                     }
                 }
                 Change::Node(row) => {
+                    self.checked(Property::Removed);
                     if self.store.removed.contains(&row.id) {
                         self.violate(Property::Removed, format!("{} is there again", row.name));
                     }

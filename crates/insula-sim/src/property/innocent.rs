@@ -41,7 +41,11 @@ impl Sim {
                 self.checked(Property::Innocent);
                 let row = self.store.rows.instances.get(&id);
                 let told = row.is_none_or(|row| matches!(row.intent, Intent::Stop { .. }));
-                if !told && !fenced && !self.machines[n].removed {
+                // Only what depends on contact ends without it.
+                let leased = row
+                    .and_then(|row| spec_of(&self.store.rows, row))
+                    .is_some_and(|spec| spec.failover == Failover::Lease);
+                if !told && !(fenced && leased) && !self.machines[n].removed {
                     let said = format!(
                         "{} is ready on node {n} and is stopped; its row says that it runs",
                         short(&id.to_string())
