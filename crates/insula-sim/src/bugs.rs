@@ -97,7 +97,7 @@ pub const BUGS: &[Bug] = &[
         SINGLE,
         "rows().filter(|i| !is_fenced(world, i)).collect();",
         "rows().filter(|i| !is_fenced(world, i) && !nodes::is_lost(world, i.node)).collect();",
-        "single",
+        "surge",
     ),
     bug(
         "the lease is taken to be shorter than it is",
@@ -209,14 +209,14 @@ pub const BUGS: &[Bug] = &[
         INGEST,
         "asked.filter(|asked| report.generation >= asked.generation);",
         "asked.filter(|asked| report.generation.0 + 1_000_000 >= asked.generation.0);",
-        "innocent",
+        "single",
     ),
     bug(
         "what was placed since is believed not to be there",
         INGEST,
         "asked.as_ref().is_some_and(|asked| asked.covers.contains(&instance.id));",
         "asked.is_some();",
-        "innocent",
+        "enough",
     ),
     bug(
         "a report that was not stored is dropped",
@@ -272,7 +272,7 @@ pub const BUGS: &[Bug] = &[
         CONCERN,
         "        if before.and_then(route) != after.and_then(route) {\n",
         "        if before.and_then(route).is_some() && after.and_then(route).is_none() {\n",
-        "stays",
+        "enough",
     ),
     bug(
         "a gateway with a new session is believed to serve what it did",

@@ -142,8 +142,12 @@ impl Sim {
             RolloutSpec::BlueGreen => 0,
             RolloutSpec::Rolling { unavailable, .. } => unavailable,
         };
+        // Leftovers of several releases go at the pace of any of them, towards what the goal wants.
+        let there = of_component(before, row.app, &row.component);
+        let there = there.filter_map(|it| spec_of(before, it)).map(unavailable).max().unwrap_or(0);
         let least = |spec: &ComponentSpec| {
-            wanted(world, row.app, &row.component, spec).saturating_sub(unavailable(spec))
+            let pace = unavailable(spec).max(there);
+            wanted(world, row.app, &row.component, spec).saturating_sub(pace)
         };
         let newest = world
             .pending(row.app)
@@ -151,11 +155,7 @@ impl Sim {
             .filter_map(|id| world.releases.get(&id));
         let newest =
             newest.filter_map(|it| it.spec.components.get(&row.component)).map(least).min();
-        // Leftovers of several releases go at the pace of any of them.
-        let there = of_component(before, row.app, &row.component);
-        let there = there.filter_map(|it| spec_of(before, it)).map(least).min();
-        let need = least(spec).min(newest.unwrap_or(u32::MAX)).min(there.unwrap_or(u32::MAX));
-        let need = need as usize;
+        let need = least(spec).min(newest.unwrap_or(u32::MAX)) as usize;
         let left = of_component(rows, row.app, &row.component)
             .filter(|it| it.intent == Intent::Run && serves(it, world))
             .count();
