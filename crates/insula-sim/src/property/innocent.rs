@@ -45,7 +45,8 @@ impl Sim {
                 let leased = row
                     .and_then(|row| spec_of(&self.store.rows, row))
                     .is_some_and(|spec| spec.failover == Failover::Lease);
-                if !told && !(fenced && leased) && !self.machines[n].removed {
+                let right = told || (fenced && leased) || self.machines[n].removed;
+                if !right {
                     let said = format!(
                         "{} is ready on node {n} and is stopped; its row says that it runs",
                         short(&id.to_string())
