@@ -160,7 +160,7 @@ pub struct Core {
     table: Option<RouteTable>,
     parts: BTreeMap<AppId, Vec<Route>>,
     due: Due,
-    /// The last bundle of steps did not go through: each goes alone, so that one that cannot be
+    /// The last bundle of steps did not go through: each app's go alone, so that one that cannot be
     /// done does not hold up the others.
     singly: bool,
     /// Which flight each mutation without an answer belongs to.

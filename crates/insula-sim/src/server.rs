@@ -34,6 +34,8 @@ pub struct Server {
     pub paused_until: u64,
     /// How far its time of day is from the true one.
     pub wall_ms: i64,
+    /// The furthest ahead that it ever was.
+    pub wall_latest_ms: i64,
     pub term: Option<Term>,
 }
 

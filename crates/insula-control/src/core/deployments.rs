@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use insula_model::{BuildId, InstanceId, Millis, ReleaseId};
+use insula_model::{AppId, BuildId, InstanceId, Millis, ReleaseId};
 use insula_plan::Action;
 use insula_plan::effect::Fresh;
 use tracing::warn;
@@ -61,15 +61,20 @@ impl Core {
     fn act(&mut self, actions: &[Action], now: Now, turn: &mut Turn) {
         let singly = std::mem::take(&mut self.singly);
         let mut bundle = Vec::new();
-        let mut rows = 0;
+        let (mut rows, mut last) = (0, None);
         for action in actions {
             let step =
                 Step { action: action.clone(), fresh: self.fresh(now), event: self.event_id(now) };
-            let Some(more) = bulk(action).filter(|_| !singly) else {
+            let Some(more) = bulk(action) else {
                 self.send_steps(vec![step], now, turn);
                 continue;
             };
-            if rows + more > ROWS_PER_MUTATION_MAX && !bundle.is_empty() {
+            // After a bundle that did not go through nobody waits for another's app; what makes room
+            // and what takes it still stand or fall together.
+            let app = self.app_of(action);
+            let other = singly && app != last;
+            last = app;
+            if (other || rows + more > ROWS_PER_MUTATION_MAX) && !bundle.is_empty() {
                 self.send_steps(std::mem::take(&mut bundle), now, turn);
                 rows = 0;
             }
@@ -78,6 +83,28 @@ impl Core {
         }
         if !bundle.is_empty() {
             self.send_steps(bundle, now, turn);
+        }
+    }
+
+    /// Whose instances a step that is bundled touches.
+    fn app_of(&self, action: &Action) -> Option<AppId> {
+        match action {
+            Action::Place { app, .. } => Some(*app),
+            Action::Drain { instance, .. }
+            | Action::Stop { instance, .. }
+            | Action::Forget { instance } => self.world.instances.get(instance).map(|i| i.app),
+            Action::Supersede { .. }
+            | Action::StartBuild { .. }
+            | Action::RetryBuild { .. }
+            | Action::CutRelease { .. }
+            | Action::UseRelease { .. }
+            | Action::Shift { .. }
+            | Action::GoLive { .. }
+            | Action::Fail { .. }
+            | Action::Lose { .. }
+            | Action::Welcome { .. }
+            | Action::StartRun { .. }
+            | Action::EndRun { .. } => None,
         }
     }
 

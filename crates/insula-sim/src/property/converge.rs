@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use insula_control::core::report::Reconciler;
 use insula_model::deployment::Deployment;
-use insula_model::instance::Intent;
+use insula_model::instance::{Instance, Intent};
 use insula_model::node::{Duty, Node};
 use insula_model::spec::Failover;
 use insula_model::{AppId, ComponentName, DeploymentId};
@@ -79,6 +79,15 @@ impl Sim {
             return Err(format!("there is something to do: {action}"));
         }
         let rows = &self.store.rows;
+        // Not all is as it was asked for while the silence of its node is counted.
+        let counted = |row: &&Instance| {
+            let leased = spec_of(rows, row).is_some_and(|it| it.failover == Failover::Lease);
+            let lost = rows.nodes.get(&row.node).is_some_and(|node| node.lost.is_some());
+            leased && lost && row.intent == Intent::Run
+        };
+        if let Some(row) = rows.instances.values().find(counted) {
+            return Err(format!("the lease of {} runs out", short(&row.id.to_string())));
+        }
         if let Some(open) = rows
             .deployments
             .values()
