@@ -83,6 +83,18 @@ const ENTRIES: &[Entry] = &[
     },
     Entry {
         kind: Kind::Soak,
+        name: "sim",
+        shows: "simulated fleets for INSULA_SIM_YEARS (0.1) cluster-years, from a fresh seed",
+        run: simulate,
+    },
+    Entry {
+        kind: Kind::Soak,
+        name: "bugs",
+        shows: "mistakes planted into the real plan and control code, and what finds each",
+        run: || simulation(&["bugs"]),
+    },
+    Entry {
+        kind: Kind::Soak,
         name: "cgroup-v2",
         shows: "the sandbox in an emulated Debian with systemd and pure cgroup v2, in minutes",
         run: guest::cgroup_v2,
@@ -100,6 +112,19 @@ fn story(name: &str) -> Result<()> {
 fn measure(name: &str) -> Result<()> {
     let program = ["--package", "insula-e2e", "--bin", "insula-measure", "--", name];
     process::run(process::cargo().args(["run", "--release", "--quiet"]).args(program))
+}
+
+/// A tenth of a year takes some minutes on two cores.
+const SIM_YEARS: &str = "0.1";
+
+fn simulate() -> Result<()> {
+    let years = std::env::var("INSULA_SIM_YEARS").unwrap_or_else(|_| SIM_YEARS.to_owned());
+    simulation(&["--years", &years])
+}
+
+fn simulation(args: &[&str]) -> Result<()> {
+    let program = ["run", "--release", "--quiet", "--package", "insula-sim", "--"];
+    process::run(process::cargo().args(program).args(args))
 }
 
 pub fn run(kind: Kind, name: &str) -> Result<()> {
