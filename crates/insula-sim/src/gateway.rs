@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use insula_model::routes::RouteTable;
+use insula_model::target::accept;
 use insula_model::{GatewayId, Generation, InstanceId};
 
 use crate::chance::Chance;
@@ -32,7 +33,12 @@ impl Gateway {
         routes.flat_map(|route| route.endpoints.iter().map(|e| e.instance)).collect()
     }
 
+    /// Refuses the past.
     pub fn take(&mut self, table: RouteTable, now: u64, chance: &mut Chance) {
+        let held = self.table.as_ref().map_or(Generation(0), |held| held.generation);
+        if accept(held, table.generation).is_err() {
+            return;
+        }
         let before = self.routed();
         self.table = Some(table);
         let after = self.routed();

@@ -19,6 +19,9 @@ use crate::setup::Setup;
 use crate::store::Store;
 use crate::trace::Trace;
 
+/// By so much the copy of a message comes after it, half of the time.
+const LATE_MS_MAX: u64 = 4_000;
+
 #[derive(Debug)]
 pub enum Event {
     Tick(usize, u64),
@@ -337,6 +340,7 @@ impl Sim {
             return self.break_session(id);
         }
         let twice = self.chance.permille(self.network.doubles);
+        let late = self.chance.between(0, LATE_MS_MAX).saturating_sub(LATE_MS_MAX / 2);
         let Some(session) = self.sessions.get_mut(&id) else { return };
         if upward {
             let Some(message) = session.up.pop_front() else { return };
@@ -346,7 +350,12 @@ impl Sim {
             self.server_hears(id, message);
         } else {
             let Some(message) = session.down.pop_front() else { return };
-            if twice {
+            let numbered = matches!(message, Down::Target(_));
+            if twice && late > 0 && numbered {
+                // A Target has a number, so that it may come out of its order.
+                session.down.push_back(message.clone());
+                self.queue.push(self.now + late, Event::Deliver { session: id, upward });
+            } else if twice {
                 self.client_hears(id, message.clone());
             }
             self.client_hears(id, message);
