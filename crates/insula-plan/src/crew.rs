@@ -259,10 +259,10 @@ fn had_its_time(
     now: Timestamp,
     plan: &mut Plan,
 ) -> bool {
-    let stay = crew.keep.iter().filter(|i| !gone.contains(&i.id));
-    let Some(youngest) = stay.max_by_key(|i| i.id) else { return false };
+    let stay = || crew.keep.iter().filter(|i| !gone.contains(&i.id));
+    let Some(youngest) = stay().max_by_key(|i| i.id) else { return false };
     // Of what a silent node has nobody can say; it is heard again or given up in a moment.
-    if !world.is_here(youngest.node) {
+    if stay().any(|i| !world.is_here(i.node)) {
         return false;
     }
     let over = youngest.created.plus(asked.spec.health.startup).plus(START_SLACK);

@@ -88,10 +88,10 @@ impl Sim {
         if let Some(row) = rows.instances.values().find(counted) {
             return Err(format!("the lease of {} runs out", short(&row.id.to_string())));
         }
-        if let Some(open) = rows
-            .deployments
-            .values()
-            .find(|row| !row.state.is_final() && !self.waits_for_single(row.app))
+        // One that waits for a node may wait for ever, if nothing is due by itself.
+        let for_good = |app| plan.next.is_none() && self.waits_for_single(app);
+        if let Some(open) =
+            rows.deployments.values().find(|row| !row.state.is_final() && !for_good(row.app))
         {
             let waits = plan.waits.iter().filter(|wait| wait.subject == open.id.to_string());
             let waits: Vec<&str> = waits.map(|wait| wait.reason.as_str()).collect();
