@@ -32,7 +32,6 @@ const FLIGHT: &str = "crates/insula-control/src/core/flight.rs";
 const TOLD: &str = "crates/insula-control/src/core/told.rs";
 const MUTATION: &str = "crates/insula-control/src/core/mutation.rs";
 const CONCERN: &str = "crates/insula-control/src/core/concern.rs";
-const EDGE: &str = "crates/insula-control/src/core/edge.rs";
 const PRESENCE: &str = "crates/insula-control/src/core/presence.rs";
 
 pub const BUGS: &[Bug] = &[
@@ -273,13 +272,6 @@ pub const BUGS: &[Bug] = &[
         "        if before.and_then(route) != after.and_then(route) {\n",
         "        if before.and_then(route).is_some() && after.and_then(route).is_none() {\n",
         "enough",
-    ),
-    bug(
-        "a gateway with a new session is believed to serve what it did",
-        EDGE,
-        "self.gateways.insert(gateway, Following::default());",
-        "self.gateways.entry(gateway).or_default().acked = self.published.back().copied();",
-        "verdict",
     ),
     bug(
         "the silence of a node is counted twice as fast",
