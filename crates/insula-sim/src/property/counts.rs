@@ -156,23 +156,25 @@ impl Sim {
         let newest =
             newest.filter_map(|it| it.spec.components.get(&row.component)).map(least).min();
         let need = least(spec).min(newest.unwrap_or(u32::MAX)) as usize;
+        // A drained node whose replacement had all its time is the one exception, and what leaves
+        // beside it in one commit is not to blame for that.
+        let drained = |node: &NodeId| {
+            world.nodes.get(node).is_some_and(|node| matches!(node.duty, Duty::Drain { .. }))
+        };
+        let stays = |it: &&Instance| {
+            let ran = before.instances.get(&it.id).is_some_and(|it| it.intent == Intent::Run);
+            it.intent == Intent::Run || (ran && drained(&it.node))
+        };
         let left = of_component(rows, row.app, &row.component)
-            .filter(|it| it.intent == Intent::Run && serves(it, world))
+            .filter(|it| stays(it) && serves(it, world))
             .count();
-        if left < need {
-            // A drained node whose replacement had all its time is the one exception.
-            let drained = world
-                .nodes
-                .get(&row.node)
-                .is_some_and(|node| matches!(node.duty, Duty::Drain { .. }));
-            if !drained {
-                let said = format!(
-                    "{} leaves, and {left} of `{}` are ready of {need} at least",
-                    short(&row.id.to_string()),
-                    row.component
-                );
-                self.violate(Property::Enough, said);
-            }
+        if left < need && !drained(&row.node) {
+            let said = format!(
+                "{} leaves, and {left} of `{}` are ready of {need} at least",
+                short(&row.id.to_string()),
+                row.component
+            );
+            self.violate(Property::Enough, said);
         }
     }
 }
