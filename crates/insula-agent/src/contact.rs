@@ -109,6 +109,8 @@ struct State {
     /// Sending time of the last heartbeat that was answered.
     heard: Option<Uptime>,
     epoch: Epoch,
+    /// For which a server's Target speaks. What depends on contact runs in no other.
+    granted: Option<Epoch>,
 }
 
 /// Clones tell of the same contact.
@@ -124,6 +126,14 @@ pub struct Contact {
 struct Kept {
     boot: String,
     heard: Uptime,
+    /// Whether a Target spoke for the epoch that this moment is of. A build that wrote no such word
+    /// took it for granted, and its instances must survive its replacement.
+    #[serde(default = "taken_for_granted")]
+    granted: bool,
+}
+
+fn taken_for_granted() -> bool {
+    true
 }
 
 impl Contact {
@@ -131,10 +141,15 @@ impl Contact {
     pub fn open(file: &Path, lease: Duration, ticks: Arc<dyn Ticks>) -> Self {
         let kept: Option<Kept> = insula_kit::files::read_json(file).ok();
         let boot = boot::id().ok();
-        let heard = kept.filter(|kept| boot.as_deref() == Some(&kept.boot)).map(|kept| kept.heard);
+        let kept = kept.filter(|kept| boot.as_deref() == Some(&kept.boot));
         // A moment that is yet to come proves nothing.
-        let heard = heard.filter(|heard| *heard <= ticks.now());
-        let state = State { heard, epoch: Epoch::FIRST };
+        let kept = kept.filter(|kept| kept.heard <= ticks.now());
+        let state = State {
+            heard: kept.as_ref().map(|kept| kept.heard),
+            epoch: Epoch::FIRST,
+            // Of that epoch if it still lasts; and if not, it is over anyway.
+            granted: kept.filter(|kept| kept.granted).map(|_| Epoch::FIRST),
+        };
         Self { state: Arc::new(watch::Sender::new(state)), ticks, lease }
     }
 
@@ -157,6 +172,23 @@ impl Contact {
     pub fn epoch(&self) -> Option<Epoch> {
         let state = *self.state.borrow();
         (!is_over(state.heard, self.now(), self.lease)).then_some(state.epoch)
+    }
+
+    /// The present epoch, if a Target speaks for it.
+    pub fn granted(&self) -> Option<Epoch> {
+        let granted = self.state.borrow().granted;
+        self.epoch().filter(|epoch| granted == Some(*epoch))
+    }
+
+    /// A Target that arrived in this epoch is in force, and on disk if it can be.
+    pub fn grant(&self, epoch: Epoch) {
+        self.state.send_if_modified(|state| {
+            let is_new = state.epoch == epoch && state.granted != Some(epoch);
+            if is_new {
+                state.granted = Some(epoch);
+            }
+            is_new
+        });
     }
 
     /// For what a Target of this epoch asks for.
@@ -211,8 +243,10 @@ impl Contact {
             if !*needed.borrow_and_update() {
                 continue;
             }
-            let Some(heard) = state.borrow_and_update().heard else { continue };
-            let (file, kept) = (file.clone(), Kept { boot: boot.clone(), heard });
+            let State { heard, epoch, granted } = *state.borrow_and_update();
+            let Some(heard) = heard else { continue };
+            let kept = Kept { boot: boot.clone(), heard, granted: granted == Some(epoch) };
+            let file = file.clone();
             let written = tokio::task::spawn_blocking(move || write(&file, &kept)).await;
             if let Ok(Err(error)) = written {
                 tracing::debug!(%error, "write down when a server was heard last");
@@ -357,8 +391,50 @@ pub mod tests {
         assert_eq!(again(&file), None);
         std::fs::write(&file, "{\"boot\":").unwrap();
         assert_eq!(again(&file), None);
-        let ahead = Kept { boot, heard: Uptime(contact.now().0 + secs(60)) };
+        let ahead = Kept { boot, heard: Uptime(contact.now().0 + secs(60)), granted: true };
         write(&file, &ahead).unwrap();
         assert_eq!(again(&file), None, "from a moment that is yet to come");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_target_speaks_for_the_epoch_that_it_arrived_in_and_no_other() {
+        let folder = tempfile::tempdir().unwrap();
+        let contact = Contact::open(&folder.path().join("c"), LEASE, TokioTicks::new());
+        contact.answered(contact.now());
+        let first = contact.epoch().unwrap();
+        assert_eq!(contact.granted(), None, "nothing was sent yet");
+        contact.grant(first);
+        assert_eq!(contact.granted(), Some(first));
+        pass(LEASE).await;
+        assert_eq!(contact.granted(), None);
+        contact.answered(contact.now());
+        contact.grant(first);
+        assert_eq!(contact.granted(), None, "it lay in a queue");
+        contact.grant(contact.epoch().unwrap());
+        assert!(contact.granted().is_some());
+    }
+
+    #[test]
+    fn the_next_agent_has_what_was_granted_and_takes_nothing_else_for_granted() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("contact.json");
+        let boot = boot::id().unwrap();
+        let opened = |text: String| {
+            std::fs::write(&file, text).unwrap();
+            Contact::open(&file, LEASE, Arc::new(KernelTicks))
+        };
+        let heard = KernelTicks.now();
+        let kept =
+            |granted| serde_json::to_string(&Kept { boot: boot.clone(), heard, granted }).unwrap();
+        assert_eq!(opened(kept(true)).granted(), Some(Epoch::FIRST));
+        let silent = opened(kept(false));
+        assert_eq!((silent.epoch(), silent.granted()), (Some(Epoch::FIRST), None));
+        let other = opened(kept(true).replace(&boot, "another"));
+        other.answered(other.now());
+        assert_eq!(other.granted(), None, "it spoke before the boot");
+        // Whoever is replaced by this build must not lose what leans on it.
+        let of_before = kept(true).replace(",\"granted\":true", "");
+        assert!(!of_before.contains("granted"));
+        assert_eq!(opened(of_before).granted(), Some(Epoch::FIRST));
     }
 }

@@ -172,13 +172,12 @@ impl Machine {
         self.said = None;
     }
 
-    /// The agent begins anew, and obeys the Target on its disk.
+    /// The agent begins anew, and obeys the Target on its disk. What was granted lies there, too.
     pub fn start_agent(&mut self, now: u64, chance: &mut Chance) -> Vec<Happened> {
         self.agent = true;
         self.joined = true;
         self.session = None;
         self.said = None;
-        self.granted = (!self.contact_is_over(now)).then_some(self.epoch);
         self.converge(now, chance)
     }
 

@@ -53,8 +53,7 @@ pub struct Node {
     /// Whose task it is, also when it panics.
     who: BTreeMap<tokio::task::Id, Tenant>,
     contact: Contact,
-    /// The epoch of contact for which a server's Target speaks. What depends on contact runs in no
-    /// other.
+    /// The epoch of contact under which what depends on contact was begun here; it ends with it.
     granted: Option<Epoch>,
     /// Whether anything here depends on contact.
     leased: watch::Sender<bool>,
@@ -75,8 +74,7 @@ impl Node {
         contact: Contact,
     ) -> Self {
         Self {
-            // The Target on disk is of the time that the disk proves, if it proves any.
-            granted: contact.epoch(),
+            granted: contact.granted(),
             contact,
             leased: watch::Sender::new(false),
             builds: Builds::new(Arc::clone(&shared)),
@@ -206,9 +204,10 @@ impl Node {
         let generation = kept.target.generation;
         tracing::debug!(%generation, "took a Target");
         self.shared.set_secrets(kept.secrets);
-        if epoch.is_some() && epoch == self.contact.epoch() {
-            self.granted = epoch;
+        if let Some(epoch) = epoch {
+            self.contact.grant(epoch);
         }
+        self.granted = self.contact.granted();
         self.obey(kept.target);
         self.shared.board.set_generation(generation);
     }

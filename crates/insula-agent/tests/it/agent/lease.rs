@@ -81,6 +81,46 @@ fn an_agent_that_is_replaced_in_contact_leaves_the_leased_alone() {
 }
 
 #[test]
+fn after_a_boot_contact_alone_does_not_bring_the_leased_back_however_often_the_agent_begins() {
+    let name = concat!(
+        "agent::lease::",
+        "after_a_boot_contact_alone_does_not_bring_the_leased_back_however_often_the_agent_begins"
+    );
+    alone(name, async || {
+        let mut world = world().await;
+        let contact = world.data().join("agent/contact.json");
+        eventually("contact on disk", || contact.exists()).await;
+        let steady = world.until_ready(0).await;
+        // The machine was off for long enough that the server starts the leased one elsewhere. Now
+        // it is on, and the server answers but cannot send a Target: its disk is full, say.
+        world.kill_agent();
+        world.state.target.send_replace(None);
+        let of_before = std::fs::read_to_string(&contact).unwrap();
+        let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+        std::fs::write(&contact, of_before.replace(boot.trim(), "the boot before")).unwrap();
+        world.start_agent();
+        eventually("the end of the leased one", || sandboxes_of(&world, 1) == 0).await;
+        let is_of_this_boot =
+            || std::fs::read_to_string(&contact).is_ok_and(|text| text.contains(boot.trim()));
+        eventually("contact in this boot", is_of_this_boot).await;
+
+        let leased = world.instances[1].id;
+        for _ in 0..2 {
+            world.kill_agent();
+            world.state.report.send_replace(None);
+            world.start_agent();
+            // The first report tells of all that the agent holds, begun or not.
+            let report = world.until("report", |_| true).await;
+            assert!(report.instances.iter().all(|it| it.id != leased), "{report:#?}");
+            get(steady, "/").await.unwrap();
+        }
+        world.send();
+        world.until_ready(1).await;
+        assert_eq!(world.until_phase(0, "ready").await.restarts, 0);
+    });
+}
+
+#[test]
 fn a_frozen_agent_does_not_keep_the_leased_running() {
     let name = "agent::lease::a_frozen_agent_does_not_keep_the_leased_running";
     alone(name, async || {
