@@ -7,6 +7,8 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use anyhow::{Result, ensure};
+
 use crate::http::Connection;
 
 /// Connections that share the rate. Each is used for a while and then made anew, as browsers do.
@@ -81,6 +83,16 @@ impl Load {
     pub fn finish(mut self) -> Seen {
         self.end();
         self.seen()
+    }
+
+    /// Ends it, and refuses if a request failed, or if there were fewer than `least`.
+    pub fn finish_served(self, least: u64, what: &str) -> Result<Seen> {
+        let seen = self.finish();
+        let (good, failed) = (seen.good, seen.failed.len());
+        println!("{what}: {good} good, worst {} ms, {failed} failed", seen.worst_ms());
+        ensure!(failed == 0, "{what}: {failed} beside {good}: {:?}", seen.failed);
+        ensure!(good >= least, "{what}: there was hardly any load: {good}");
+        Ok(seen)
     }
 
     fn end(&mut self) {

@@ -6,7 +6,9 @@ mod names;
 mod operator;
 mod partition;
 mod servers;
+mod unfinished;
 mod upgrade;
+mod zones;
 
 use std::collections::BTreeSet;
 use std::time::Duration;
