@@ -44,7 +44,7 @@ pub(crate) fn step(
     takes_over: bool,
     plan: &mut Plan,
 ) -> Option<NoRoom> {
-    if fence(world, asked, plan) {
+    if fence_all(world, asked, plan) {
         return None;
     }
     let rows = || world.instances_of(asked.app.id).filter(|i| i.component == *asked.name);
@@ -130,19 +130,22 @@ fn stays_or_moves(
 
 /// Tells the nodes whose lease is over to stop what they stopped by themselves; whether any had
 /// not been told. Only then may it be somewhere else: a node that is back obeys its Target.
-fn fence(world: &World, asked: &Asked<'_>, plan: &mut Plan) -> bool {
+fn fence_all(world: &World, asked: &Asked<'_>, plan: &mut Plan) -> bool {
     let mut told = false;
     for one in world.instances_of(asked.app.id).filter(|i| i.component == *asked.name) {
-        let stopped = matches!(one.intent, Intent::Stop { .. });
-        if !stopped && lease_is_over(world, one) {
-            told = true;
-            plan.act(Action::Stop {
-                instance: one.id,
-                why: "its node is silent: its lease is over",
-            });
-        }
+        told |= fence(world, one, plan);
     }
     told
+}
+
+pub(crate) fn fence(world: &World, one: &Instance, plan: &mut Plan) -> bool {
+    let stopped = matches!(one.intent, Intent::Stop { .. });
+    let over = !stopped && lease_is_over(world, one);
+    if over {
+        let why = "its node is silent: its lease is over";
+        plan.act(Action::Stop { instance: one.id, why });
+    }
+    over
 }
 
 /// Whether an instance cannot run any more, though its node did not say so.

@@ -118,17 +118,21 @@ pub(crate) fn rolls(world: &World, instance: &Instance) -> Option<RolloutSpec> {
 }
 
 /// Ends what belongs neither to the goal nor to a deployment that is under way. Never on a node
-/// that is not heard: what is to be done there can be decided when it is back.
+/// that is not heard: what is to be done there can be decided when it is back. But what its node has
+/// ended by itself is told to stop, or that would begin it once more.
 fn end_strays(world: &World, app: &App, goal: Option<DeploymentId>, plan: &mut Plan) {
     let starting = starting(world, app);
     for one in world.instances_of(app.id).filter(|i| i.intent == Intent::Run) {
         let exchanged =
             starting.is_some_and(|d| rollout::takes_over(world, app, d, &one.component));
-        if goal == Some(one.deployment)
-            || exchanged
-            || is_under_way(world, one)
-            || !world.is_here(one.node)
-        {
+        if goal == Some(one.deployment) || exchanged || is_under_way(world, one) {
+            continue;
+        }
+        if !world.is_here(one.node) {
+            // One that the goal has, too, is fenced there, before the next one is placed.
+            if !is_of_goal(world, app, &one.component) {
+                single::fence(world, one, plan);
+            }
             continue;
         }
         // `component` exchanges these, one by one.
@@ -151,7 +155,19 @@ fn end_strays(world: &World, app: &App, goal: Option<DeploymentId>, plan: &mut P
 
 /// Whether the goal has such a component, and not as a single one.
 fn goes_on(world: &World, app: &App, component: &ComponentName) -> bool {
-    let release = goal(world, app).and_then(|(_, release)| world.releases.get(&release));
-    let spec = release.and_then(|r| r.spec.components.get(component));
+    let spec = spec_of_goal(world, app, component);
     spec.is_some_and(|spec| !single::applies(world, app, component, spec))
+}
+
+fn is_of_goal(world: &World, app: &App, component: &ComponentName) -> bool {
+    spec_of_goal(world, app, component).is_some()
+}
+
+fn spec_of_goal<'a>(
+    world: &'a World,
+    app: &App,
+    component: &ComponentName,
+) -> Option<&'a ComponentSpec> {
+    let release = goal(world, app).and_then(|(_, release)| world.releases.get(&release));
+    release?.spec.components.get(component)
 }

@@ -302,3 +302,76 @@ fn a_failed_one_ends_before_the_one_before_it_is_back() {
         "#]],
     );
 }
+
+#[test]
+fn what_a_failed_deployment_left_with_a_lease_does_not_begin_again_when_its_node_is_back() {
+    check(
+        "nodes a b; app web; deploy web, clock worker single lease; lose b; crash web.3; silent b 41; silent b 42; back b; obey",
+        expect![[r#"
+            deploy web, clock worker single lease:
+                cut a release for d2
+                start clock.1 on b
+                start web.2 on b
+                wait d2: `clock` is not reported yet
+                wait d2: `web` is not reported yet
+            lose b:
+                give up node b
+                start web.3 on a
+                wait d2: `clock` is single and its node b is lost since 1970-01-01T00:16:43.000Z; it is replaced when that has been silent for 42s
+                wait d2: `web` is not reported yet
+            crash web.3:
+                d2 failed: exited: `web` ended 2 times before it was ready: exit code 1
+                stop web.3: its deployment did not become live
+            silent b 41:
+            silent b 42:
+                stop clock.1: its node is silent: its lease is over
+                wait clock.1: its node is not heard: it ends once that is back
+            back b:
+                welcome node b
+                stop web.2: its deployment did not become live
+            obey:
+                forget clock.1
+                forget web.2
+                forget web.3
+        "#]],
+    );
+}
+
+#[test]
+fn one_with_a_lease_that_the_live_release_has_too_is_fenced_once() {
+    check(
+        "nodes a b; app web, clock worker single lease; deploy web x2, clock worker single lease; gone; lose b; crash web.2; silent b 42",
+        expect![[r#"
+            deploy web x2, clock worker single lease:
+                cut a release for d2
+                drain clock.1: makes way for the next one
+                start web.2 on a
+                start web.3 on a
+                stop clock.1: replaced
+                wait d2: `clock` is single: the old one has to end first
+                wait d2: `web` is not reported yet
+                wait d2: `web` is not reported yet
+            gone:
+                forget clock.1
+                start clock.2 on b
+                wait d2: `clock` is not reported yet
+                wait d2: `web` is not reported yet
+                wait d2: `web` is not reported yet
+            lose b:
+                give up node b
+                start web.4 on a
+                wait d2: `clock` is single and its node b is lost since 1970-01-01T00:16:43.000Z; it is replaced when that has been silent for 42s
+                wait d2: `web` is not reported yet
+                wait d2: `web` is not reported yet
+            crash web.2:
+                d2 failed: exited: `web` ended 2 times before it was ready: exit code 1
+                stop web.2: its deployment did not become live
+                stop web.3: its deployment did not become live
+                wait shop: `clock` is single and its node b is lost since 1970-01-01T00:16:43.000Z; it is replaced when that has been silent for 42s
+            silent b 42:
+                stop clock.2: its node is silent: its lease is over
+                start clock.3 on a
+                wait clock.2: its node is not heard: it ends once that is back
+        "#]],
+    );
+}
