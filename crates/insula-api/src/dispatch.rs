@@ -25,6 +25,7 @@ use insula_wire::problem::Code;
 use crate::access::{Caller, CallerKind, Standing, decide, unauthenticated};
 use crate::context::{Cx, Input, Names};
 use crate::error::ApiError;
+use crate::held;
 use crate::limits;
 use crate::route::{BodyKind, Route};
 use crate::state::Api;
@@ -115,7 +116,8 @@ async fn admitted(
     };
     decide(route.rule, caller.as_ref(), standing)?;
     if route.live
-        && let Some(answer) = api.state.fleet.asked_elsewhere(parts).await
+        && let Some(answer) =
+            held::elsewhere(&api.state.fleet, parts, &names.request, &api.shutdown).await
     {
         return answer;
     }

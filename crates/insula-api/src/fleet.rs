@@ -5,31 +5,22 @@
 //! passes on what they say.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use axum::response::Response;
-use futures_util::future::BoxFuture;
-use http::request::Parts;
-use insula_wire::problem::Code;
 use insula_wire::rest::status::Reconciler;
+use tokio::sync::watch;
+use tokio::time::Instant;
 
-use crate::error::ApiError;
+use crate::held::Leader;
 
 #[derive(Debug, Clone, Default)]
-pub struct Fleet(Arc<Mutex<Said>>);
+pub struct Fleet(Arc<Inner>);
 
-/// The way to another server that decides.
-pub trait Leader: Send + Sync + std::fmt::Debug {
-    /// Asks it what was asked of us. The caller was admitted here; it is asked again there.
-    fn ask(&self, head: Parts) -> BoxFuture<'static, Result<Response, LeaderAway>>;
+#[derive(Debug, Default)]
+struct Inner {
+    said: Mutex<Said>,
+    deciding: watch::Sender<Deciding>,
 }
-
-#[derive(Debug, thiserror::Error)]
-#[error("ask the server that decides")]
-pub struct LeaderAway(#[source] pub Box<dyn std::error::Error + Send + Sync>);
-
-/// Of a request that another server has passed on.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct PassedOn;
 
 /// Which server decides at the moment.
 #[derive(Debug, Clone, Default)]
@@ -46,12 +37,13 @@ struct Said {
     servers: Vec<String>,
     fingerprint: Option<String>,
     reconcilers: Vec<Reconciler>,
-    deciding: Deciding,
+    /// When this server was told that it decides.
+    decides_since: Option<Instant>,
 }
 
 impl Fleet {
     fn said(&self) -> MutexGuard<'_, Said> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.said.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// `host:port` of every server that others can dial.
@@ -69,29 +61,24 @@ impl Fleet {
     }
 
     pub fn set_deciding(&self, deciding: Deciding) {
-        self.said().deciding = deciding;
+        let here = matches!(deciding, Deciding::Here);
+        self.said().decides_since = here.then(Instant::now);
+        self.0.deciding.send_replace(deciding);
+    }
+
+    /// Which server decides, as that changes.
+    pub fn deciding(&self) -> watch::Receiver<Deciding> {
+        self.0.deciding.subscribe()
     }
 
     /// Whether this is the server that sees the fleet as it is.
     pub(crate) fn decides(&self) -> bool {
-        matches!(self.said().deciding, Deciding::Here)
+        matches!(*self.0.deciding.borrow(), Deciding::Here)
     }
 
-    /// The answer of the server that decides, or nothing if that is this one.
-    pub(crate) async fn asked_elsewhere(&self, head: &Parts) -> Option<Result<Response, ApiError>> {
-        let deciding = self.said().deciding.clone();
-        match deciding {
-            Deciding::Here => None,
-            Deciding::Nobody => Some(Err(nobody())),
-            // Two servers that both believe in the other would ask for ever.
-            Deciding::Elsewhere(_) if head.extensions.get::<PassedOn>().is_some() => {
-                Some(Err(nobody()))
-            }
-            Deciding::Elsewhere(leader) => {
-                let answer = leader.ask(head.clone()).await;
-                Some(answer.map_err(|away| nobody().log_only(away)))
-            }
-        }
+    /// Whether this server has begun to decide within this time: members may still be dialling it.
+    pub(crate) fn began_within(&self, time: Duration) -> bool {
+        self.said().decides_since.is_some_and(|since| since.elapsed() < time)
     }
 
     pub fn servers(&self) -> Vec<String> {
@@ -105,9 +92,4 @@ impl Fleet {
     pub fn reconcilers(&self) -> Vec<Reconciler> {
         self.said().reconcilers.clone()
     }
-}
-
-fn nobody() -> ApiError {
-    ApiError::new(Code::Unavailable, "no server decides at this moment; another takes over soon")
-        .retry_after_s(1)
 }

@@ -12,6 +12,7 @@ mod dispatch;
 mod endpoint;
 mod error;
 mod fleet;
+mod held;
 mod limiter;
 pub mod limits;
 mod openapi;
@@ -27,7 +28,8 @@ mod table;
 mod write;
 
 pub use bootstrap::{Bootstrap, BootstrapError, Company, bootstrap};
-pub use fleet::{Deciding, Fleet, Leader, LeaderAway};
+pub use fleet::{Deciding, Fleet};
+pub use held::{Leader, LeaderAway};
 pub use route::{BodyKind, Param, Route, Rule};
 pub use serve::Server;
 pub use state::{ApiConfig, ApiState, View};

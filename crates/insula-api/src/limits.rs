@@ -69,6 +69,19 @@ pub const UPLOAD_BURST: f64 = (20_u64 << 30) as f64;
 pub const UPLOAD_RATE: f64 = UPLOAD_BURST / (24.0 * 3_600.0);
 /// A comment on a quiet stream, so that nothing between us closes it.
 pub const STREAM_KEEP_ALIVE: Duration = Duration::from_secs(15);
+/// How long a question that only the server that decides can answer is held while there is none: the
+/// lease of one that died, and a second for the next one to take over.
+pub const LEADER_WAIT: Duration = Duration::from_secs(4);
+/// Before the same server is asked again, which refused or was not reached.
+pub const LEADER_AGAIN: Duration = Duration::from_millis(100);
+/// Until an answer of the server that decides begins; a page of logs is what takes longest.
+pub const LEADER_ANSWER_TIME: Duration =
+    Duration::from_secs(LOG_PAGE_TIME.as_secs() + LEADER_WAIT.as_secs());
+/// After a server has begun to decide: nodes dial it anew within milliseconds, and those that have
+/// not until then are away.
+pub const NODES_BACK_TIME: Duration = Duration::from_secs(1);
+/// Between looks whether they have.
+pub const NODES_BACK_LOOK: Duration = Duration::from_millis(10);
 /// How long a page of logs waits for nodes that do not answer.
 pub const LOG_PAGE_TIME: Duration = Duration::from_secs(10);
 /// Lines in one JSON page of a log.

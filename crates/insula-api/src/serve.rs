@@ -29,7 +29,7 @@ use tracing::Instrument;
 use crate::context::Names;
 use crate::dispatch::router;
 use crate::error::ApiError;
-use crate::fleet::PassedOn;
+use crate::held::PassedOn;
 use crate::limits;
 use crate::place::Places;
 use crate::state::{Api, ApiConfig, ApiState};

@@ -3,21 +3,19 @@
 //! Of the others none is asked. They have nothing to say, and one that was broken into must not be
 //! able to put lines into the log of an app that was never there, nor learn what is looked for.
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
-use insula_link::{LogEntry, LogQuery, LogStream, LogSubject};
-use insula_model::build::BuildState;
-use insula_model::{AppId, BuildId, ComponentName, InstanceId, Timestamp};
-use insula_plan::View;
+use insula_link::{LogEntry, LogQuery, LogSubject};
+use insula_model::build::{Build, BuildState};
+use insula_model::{AppId, BuildId, ComponentName, InstanceId, NodeId, Timestamp};
 use insula_store::{builds, instances, whereabouts};
 use insula_wire::problem::Code;
 use insula_wire::rest::log::{LogLine, SSE_END, SSE_LOG};
-use tokio::sync::watch;
 
 use crate::context::Cx;
-use crate::endpoint::{apps, public, stream};
+use crate::endpoint::{apps, follow, public, stream};
 use crate::error::ApiError;
 use crate::limits;
 use crate::reply::Reply;
@@ -58,6 +56,8 @@ async fn of_app(cx: Cx) -> Result<Reply, ApiError> {
         Some(id) => cx.read(move |tx| Ok(instances::get(tx, org, id)?)).await?,
         None => None,
     };
+    // The node of another app's instance has no say here.
+    let place = place.filter(|instance| instance.app == id);
     let nodes = match &place {
         Some(instance) => [instance.node].into(),
         // One that is gone was where the app is or was.
@@ -69,9 +69,9 @@ async fn of_app(cx: Cx) -> Result<Reply, ApiError> {
         nodes: Some(nodes),
         ..query(&cx, LogSubject::App(id))?
     };
-    // Whoever follows an app follows it to other nodes, too.
-    let follows = (query.follow && place.is_none()).then_some(id);
-    answer(cx, query, follows).await
+    // An instance stays where it is; whoever follows an app follows it to other nodes, too.
+    let beyond = if place.is_some() { Beyond::Nothing } else { Beyond::App(id) };
+    answer(cx, query, beyond).await
 }
 
 async fn of_build(cx: Cx) -> Result<Reply, ApiError> {
@@ -79,19 +79,18 @@ async fn of_build(cx: Cx) -> Result<Reply, ApiError> {
     let found = cx.read(move |tx| Ok(builds::get(tx, org, id)?)).await?;
     let build = found.ok_or_else(|| ApiError::not_found("build"))?;
     let nodes = match build.state {
-        BuildState::Running { node, attempt: 1 } => Some([node].into()),
-        // Anybody may get it.
-        BuildState::Queued => None,
-        // Once it is done nothing says where it was, and what was tried before was elsewhere.
-        BuildState::Running { .. }
-        | BuildState::Done { .. }
-        | BuildState::Failed { .. }
-        | BuildState::Cancelled => {
-            Some(cx.read(move |tx| Ok(whereabouts::of_app(tx, org, build.app)?)).await?)
+        // No node has begun with it, so none has a word to say.
+        BuildState::Queued => BTreeSet::new(),
+        BuildState::Running { node, .. } => [node].into(),
+        // Once it is done nothing says where it was.
+        BuildState::Done { .. } | BuildState::Failed { .. } | BuildState::Cancelled => {
+            cx.read(move |tx| Ok(whereabouts::of_app(tx, org, build.app)?)).await?
         }
     };
-    let query = LogQuery { nodes, ..query(&cx, LogSubject::Build(id))? };
-    answer(cx, query, None).await
+    let query = LogQuery { nodes: Some(nodes), ..query(&cx, LogSubject::Build(id))? };
+    let beyond =
+        if build.state.is_final() { Beyond::Nothing } else { Beyond::Build(Box::new(build)) };
+    answer(cx, query, beyond).await
 }
 
 fn query(cx: &Cx, subject: LogSubject) -> Result<LogQuery, ApiError> {
@@ -118,12 +117,20 @@ fn query(cx: &Cx, subject: LogSubject) -> Result<LogQuery, ApiError> {
     })
 }
 
-async fn answer(cx: Cx, query: LogQuery, follows: Option<AppId>) -> Result<Reply, ApiError> {
+/// What may come from nodes that cannot be asked yet.
+enum Beyond {
+    Nothing,
+    App(AppId),
+    Build(Box<Build>),
+}
+
+async fn answer(cx: Cx, query: LogQuery, beyond: Beyond) -> Result<Reply, ApiError> {
     let streams = cx.wants_stream();
     if query.follow && !streams {
         return Err(ApiError::query("follow", "only a stream can go on")
             .hint("send Accept: text/event-stream"));
     }
+    wait_for_nodes(&cx, query.nodes.as_ref()).await;
     if cx.api.state.hub.nodes_connected().is_empty() {
         return Err(ApiError::new(
             Code::Unavailable,
@@ -134,49 +141,33 @@ async fn answer(cx: Cx, query: LogQuery, follows: Option<AppId>) -> Result<Reply
     }
     let place = cx.api.stream_place(cx.caller()?.token)?;
     let tail = query.tail.unwrap_or(limits::LOG_TAIL_DEFAULT) as usize;
-    let batches = cx.api.state.hub.logs(query);
-    if streams {
-        let shutdown = cx.api.shutdown.clone();
-        return Ok(match follows {
-            Some(app) => {
-                let batches = followed(batches, app, cx.api.state.view.clone(), cx.now());
-                stream::answer(as_events(batches), place, shutdown)
-            }
-            None => stream::answer(as_events(batches), place, shutdown),
-        });
+    let hub = &cx.api.state.hub;
+    if !streams {
+        let lines = collect(hub.logs(query), tail).await;
+        drop(place);
+        return public::whole_list(lines);
     }
-    let lines = collect(batches, tail).await;
-    drop(place);
-    public::whole_list(lines)
+    let view = cx.api.state.view.clone();
+    let lines = match beyond {
+        Beyond::App(app) if query.follow => follow::app(hub.logs(query), app, view, cx.now()),
+        Beyond::Build(build) if query.follow => {
+            follow::build(hub.clone(), query, *build, view, cx.store().clone())
+        }
+        Beyond::Nothing | Beyond::App(_) | Beyond::Build(_) => hub.logs(query).boxed(),
+    };
+    Ok(stream::answer(as_events(lines), place, cx.api.shutdown.clone()))
 }
 
-/// Asks the nodes, too, that get instances of the app from now on.
-fn followed(
-    lines: LogStream,
-    app: AppId,
-    mut view: watch::Receiver<View>,
-    since: Timestamp,
-) -> impl Stream<Item = Vec<LogEntry>> + Send + 'static {
-    view.mark_changed();
-    futures_util::stream::unfold((lines, Some(view)), move |(mut lines, mut view)| async move {
-        loop {
-            let Some(seen) = &mut view else {
-                // Nothing is decided any more; what was asked for goes on.
-                return lines.next().await.map(|batch| (batch, (lines, view)));
-            };
-            tokio::select! {
-                batch = lines.next() => return batch.map(|batch| (batch, (lines, view))),
-                changed = seen.changed() => match changed {
-                    Ok(()) => {
-                        let world = Arc::clone(&seen.borrow_and_update().0);
-                        let here = world.instances.of_app(app).map(|instance| instance.node);
-                        here.for_each(|node| lines.also(node, since));
-                    }
-                    Err(_) => view = None,
-                },
-            }
+/// A server that has just begun to decide has not heard all nodes yet: they are on their way.
+async fn wait_for_nodes(cx: &Cx, asked: Option<&BTreeSet<NodeId>>) {
+    let state = &cx.api.state;
+    while state.fleet.began_within(limits::NODES_BACK_TIME) {
+        let here = state.hub.nodes_connected();
+        if asked.is_none_or(|asked| asked.is_subset(&here)) && !here.is_empty() {
+            return;
         }
-    })
+        tokio::time::sleep(limits::NODES_BACK_LOOK).await;
+    }
 }
 
 fn as_events(

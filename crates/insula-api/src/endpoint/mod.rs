@@ -7,6 +7,7 @@ pub mod deployments;
 pub mod domains;
 pub mod environments;
 pub mod events;
+pub mod follow;
 pub mod gateways;
 pub mod instances;
 pub mod invitations;

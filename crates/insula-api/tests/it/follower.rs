@@ -12,6 +12,7 @@ use futures_util::future::BoxFuture;
 use http::request::Parts;
 use insula_api::{Deciding, Leader, LeaderAway, Server};
 use insula_model::tenancy::Role;
+use tokio::sync::Notify;
 
 use crate::log::Agent;
 use crate::scene::Scene;
@@ -33,6 +34,12 @@ impl Way {
 
     fn asked(&self) -> usize {
         self.asked.load(Ordering::SeqCst)
+    }
+
+    async fn is_asked(&self) {
+        while self.asked() == 0 {
+            tokio::task::yield_now().await;
+        }
     }
 }
 
@@ -58,6 +65,19 @@ impl Leader for Unreachable {
     fn ask(&self, _: Parts) -> BoxFuture<'static, Result<Response, LeaderAway>> {
         let refused = std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
         Box::pin(async { Err(LeaderAway(refused.into())) })
+    }
+}
+
+/// A leader that is stopped and not dead: it takes questions and answers none.
+#[derive(Debug, Default)]
+struct Frozen {
+    asked: Notify,
+}
+
+impl Leader for Frozen {
+    fn ask(&self, _: Parts) -> BoxFuture<'static, Result<Response, LeaderAway>> {
+        self.asked.notify_one();
+        Box::pin(std::future::pending())
     }
 }
 
@@ -104,24 +124,86 @@ async fn servers_that_take_each_other_for_the_leader_do_not_ask_for_ever() {
     one.fleet.set_deciding(Deciding::Elsewhere(to_other.clone()));
     other.fleet.set_deciding(Deciding::Elsewhere(to_one.clone()));
     stage.fleet.set_deciding(Deciding::Elsewhere(to_one.clone()));
-    let refused = stage.get(&stage.operator, "/v1/status").await;
-    refused.refused(503, "unavailable");
-    assert_eq!(refused.header("retry-after"), Some("1"));
-    assert_eq!((to_one.asked(), to_other.asked()), (1, 0));
+    let clearing_up = async {
+        to_one.is_asked().await;
+        one.fleet.set_deciding(Deciding::Here);
+    };
+    let (answer, ()) = tokio::join!(stage.get(&stage.operator, "/v1/status"), clearing_up);
+    answer.ok();
+    assert_eq!(to_other.asked(), 0, "a question is passed on once");
 }
 
 #[tokio::test]
-async fn without_a_leader_the_store_still_answers() {
+async fn without_a_leader_the_store_answers_and_other_questions_wait_for_the_next_one() {
     let stage = Stage::open().await;
+    let next = stage.another();
     for nobody in [Deciding::Nobody, Deciding::Elsewhere(Arc::new(Unreachable))] {
         stage.fleet.set_deciding(nobody);
-        let refused = stage.get(&stage.operator, "/v1/status").await;
-        refused.refused(503, "unavailable");
-        assert_eq!(refused.header("retry-after"), Some("1"));
-        stage.get(&stage.operator, "/v1/orgs/default/apps").await.ok();
+        let held = stage.get(&stage.operator, "/v1/status");
+        let way = Way::to(&next.server);
+        let taking_over = async {
+            stage.get(&stage.operator, "/v1/orgs/default/apps").await.ok();
+            stage.fleet.set_deciding(Deciding::Elsewhere(way.clone()));
+        };
+        let (answer, ()) = tokio::join!(held, taking_over);
+        answer.ok();
     }
+    stage.fleet.set_deciding(Deciding::Nobody);
+    let held = stage.get(&stage.operator, "/v1/status");
+    let (answer, ()) = tokio::join!(held, async { stage.fleet.set_deciding(Deciding::Here) });
+    answer.ok();
+}
+
+#[tokio::test]
+async fn a_question_to_a_leader_that_froze_goes_to_the_next_one() {
+    let stage = Stage::open().await;
+    let scene = Scene::set(&stage, "acme", 1).await;
+    let next = stage.another();
+    let mut agent = Agent::join_at(&next.hub, stage.folder(), 1).await;
+    let path = format!("/v1/orgs/acme/apps/{}/logs", scene.ids["app"]);
+    let frozen = Arc::new(Frozen::default());
+    stage.fleet.set_deciding(Deciding::Elsewhere(frozen.clone()));
+    let taking_over = async {
+        frozen.asked.notified().await;
+        stage.fleet.set_deciding(Deciding::Elsewhere(Way::to(&next.server)));
+        let asked = agent.asked_for_logs().await;
+        agent.say(asked.stream, &[(1, "still here")], true).await;
+    };
+    let (answer, ()) = tokio::join!(stage.get(&stage.operator, &path), taking_over);
+    assert_eq!(answer.ok()["items"][0]["line"], "still here");
+}
+
+#[tokio::test]
+async fn a_stream_through_a_follower_ends_when_another_server_decides() {
+    let stage = Stage::open().await;
+    let scene = Scene::set(&stage, "acme", 1).await;
+    let (before, after) = (stage.another(), stage.another());
+    let mut agent = Agent::join_at(&before.hub, stage.folder(), 1).await;
+    stage.fleet.set_deciding(Deciding::Elsewhere(Way::to(&before.server)));
+    let path = format!("/v1/orgs/acme/apps/{}/logs?follow=true", scene.ids["app"]);
+    let mut following = Following::open(&stage, &path).await;
+    let asked = agent.asked_for_logs().await;
+    agent.say(asked.stream, &[(1, "one")], false).await;
+    assert_eq!(following.next().await.unwrap().2["line"], "one");
+    stage.fleet.set_deciding(Deciding::Elsewhere(Way::to(&after.server)));
+    // Without a word that the log is over: it is not, and its reader opens it again.
+    assert_eq!(following.next().await, None);
+}
+
+#[tokio::test]
+async fn a_log_asked_for_just_after_a_takeover_waits_for_the_nodes_that_are_on_their_way() {
+    let stage = Stage::open().await;
+    let scene = Scene::set(&stage, "acme", 1).await;
     stage.fleet.set_deciding(Deciding::Here);
-    stage.get(&stage.operator, "/v1/status").await.ok();
+    let path = format!("/v1/orgs/acme/apps/{}/logs", scene.ids["app"]);
+    let coming = async {
+        let mut agent = Agent::join_at(&stage.hub, stage.folder(), 1).await;
+        let asked = agent.asked_for_logs().await;
+        agent.say(asked.stream, &[(1, "back")], true).await;
+        agent
+    };
+    let (answer, _agent) = tokio::join!(stage.get(&stage.operator, &path), coming);
+    assert_eq!(answer.ok()["items"][0]["line"], "back");
 }
 
 #[tokio::test]

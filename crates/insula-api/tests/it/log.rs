@@ -7,14 +7,16 @@ use futures_util::StreamExt;
 use hyper_util::rt::TokioIo;
 use insula_link::blobs::{Answer, BlobError, BlobKind, BlobStore, BlobStream};
 use insula_link::{Hub, serve};
+use insula_model::build::{Build, BuildState};
+use insula_model::deployment::{Cause, CauseCode};
 use insula_model::feed::Change;
 use insula_model::{Digest, NodeId, OrgId, Timestamp};
-use insula_store::{instances, orgs};
+use insula_store::{Tx, builds, instances, orgs};
 use insula_wire::facts::NodeFacts;
 use insula_wire::node as wire;
 use insula_wire::node::agent_message::Message as FromAgent;
 use insula_wire::node::server_message::Message as ToAgent;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -122,6 +124,23 @@ impl Agent {
         }
     }
 
+    /// Says what it was not asked for, until the server has refused it; hears of no question meanwhile.
+    async fn forges(&mut self, stream: u64) {
+        self.say(stream, &[(1, "forged")], true).await;
+        self.is_not_asked_before_the_end_of(stream).await;
+    }
+
+    /// Every node hears of the end of a stream.
+    async fn is_not_asked_before_the_end_of(&mut self, stream: u64) {
+        loop {
+            match self.hear().await {
+                ToAgent::LogRequest(_) => panic!("it was asked"),
+                ToAgent::LogCancel(cancel) if cancel.stream == stream => return,
+                _ => {}
+            }
+        }
+    }
+
     pub async fn say(&self, stream: u64, lines: &[(i64, &str)], end: bool) {
         let entries = lines.iter().map(|(at_ms, line)| wire::LogEntry {
             at_ms: *at_ms,
@@ -200,21 +219,126 @@ async fn a_node_that_never_had_an_app_has_no_say_in_its_log() {
         let answering = async {
             let asked = here.asked_for_logs().await;
             // It guesses the number of the stream; its session is as good as any other.
-            stranger.say(asked.stream, &[(1, "forged")], true).await;
-            loop {
-                match stranger.hear().await {
-                    ToAgent::LogRequest(_) => panic!("it was asked"),
-                    ToAgent::LogCancel(cancel) if cancel.stream == asked.stream => break,
-                    _ => {}
-                }
-            }
+            stranger.forges(asked.stream).await;
             here.say(asked.stream, &[(2, "true")], true).await;
         };
         let (answer, ()) = tokio::join!(stage.get(&stage.operator, &path), answering);
-        let page = answer.ok();
-        let lines: Vec<_> = page["items"].as_array().unwrap().iter().map(|l| &l["line"]).collect();
-        assert_eq!(lines, ["true"]);
+        assert_eq!(lines_of(&answer.ok()), ["true"]);
     }
+}
+
+#[tokio::test]
+async fn an_instance_of_another_app_makes_its_node_no_witness() {
+    let stage = Stage::open().await;
+    let scene = Scene::set(&stage, "acme", 1).await;
+    let mut stranger = Agent::join(&stage).await;
+    let mut silent = Agent::join_at(&stage.hub, stage.folder(), 2).await;
+    let other = stage.app("acme", "other").await;
+    let path = format!("/v1/orgs/acme/apps/{other}/logs?instance={}", scene.ids["instance"]);
+    assert_eq!(lines_of(&stage.get(&stage.operator, &path).await.ok()), Vec::<String>::new());
+    for node in [&mut stranger, &mut silent] {
+        node.is_not_asked_before_the_end_of(1).await;
+    }
+}
+
+#[tokio::test]
+async fn of_a_build_that_no_node_has_begun_nobody_is_asked() {
+    let stage = Stage::open().await;
+    let scene = Scene::set(&stage, "acme", 1).await;
+    // One that has the app, and one that has nothing of it.
+    let mut of_app = Agent::join(&stage).await;
+    let mut stranger = Agent::join_at(&stage.hub, stage.folder(), 2).await;
+    let path = format!("/v1/orgs/acme/builds/{}/log", scene.ids["build"]);
+    for node in [&of_app, &stranger] {
+        // The streams of a server are numbered from one.
+        node.say(1, &[(1, "forged")], false).await;
+    }
+    assert_eq!(lines_of(&stage.get(&stage.operator, &path).await.ok()), Vec::<String>::new());
+    for node in [&mut of_app, &mut stranger] {
+        node.is_not_asked_before_the_end_of(1).await;
+    }
+}
+
+#[tokio::test]
+async fn only_the_node_of_a_build_speaks_for_it_from_when_it_has_it() {
+    let stage = Stage::open().await;
+    let scene = Scene::set(&stage, "acme", 1).await;
+    let mut of_app = Agent::join(&stage).await;
+    let mut of_build = Agent::join_at(&stage.hub, stage.folder(), 2).await;
+    let path = format!("/v1/orgs/acme/builds/{}/log?follow=true", scene.ids["build"]);
+    let mut following = Following::open(&stage, &path).await;
+    of_app.forges(1).await;
+    builds_on(&stage, &scene, 2, 1).await;
+    let asked = of_build.asked_for_logs().await;
+    assert_eq!((asked.build.as_str(), asked.follow), (&*scene.ids["build"], true));
+    of_app.forges(asked.stream).await;
+    of_build.say(asked.stream, &[(1, "true")], false).await;
+    assert_eq!(following.next().await.unwrap().2["line"], "true");
+    // It begins again elsewhere, and who follows it goes there.
+    builds_on(&stage, &scene, 1, 2).await;
+    let again = of_app.asked_for_logs().await;
+    assert_eq!(again.stream, asked.stream);
+    of_app.say(again.stream, &[(2, "again")], true).await;
+    assert_eq!(following.next().await.unwrap().2["line"], "again");
+}
+
+#[tokio::test]
+async fn a_build_that_was_over_before_its_node_was_seen_is_read_where_it_was() {
+    let stage = Stage::open().await;
+    let scene = Scene::set(&stage, "acme", 1).await;
+    let mut was_here = Agent::join_at(&stage.hub, stage.folder(), 2).await;
+    let path = format!("/v1/orgs/acme/builds/{}/log?follow=true", scene.ids["build"]);
+    let mut following = Following::open(&stage, &path).await;
+    let running = BuildState::Running { node: node_id(2), attempt: 1 };
+    let cause = Cause::new(CauseCode::BuildFailed, "it ended with 1");
+    set_builds_state(&stage, &scene, running).await;
+    set_builds_state(&stage, &scene, BuildState::Failed { cause }).await;
+    show(&stage);
+    let asked = was_here.asked_for_logs().await;
+    assert!(!asked.follow);
+    was_here.say(asked.stream, &[(1, "no such file")], true).await;
+    assert_eq!(following.next().await.unwrap().2["line"], "no such file");
+    assert_eq!(following.next().await.unwrap().0, "end");
+}
+
+#[tokio::test]
+async fn a_followed_build_that_is_cancelled_in_its_queue_ends() {
+    let stage = Stage::open().await;
+    let scene = Scene::set(&stage, "acme", 1).await;
+    let mut of_app = Agent::join(&stage).await;
+    let path = format!("/v1/orgs/acme/builds/{}/log?follow=true", scene.ids["build"]);
+    let mut following = Following::open(&stage, &path).await;
+    set_builds_state(&stage, &scene, BuildState::Cancelled).await;
+    show(&stage);
+    let asked = of_app.asked_for_logs().await;
+    of_app.say(asked.stream, &[], true).await;
+    assert_eq!(following.next().await.unwrap().0, "end");
+}
+
+/// The texts of a page.
+fn lines_of(page: &Value) -> Vec<String> {
+    let lines = page["items"].as_array().unwrap().iter();
+    lines.map(|line| line["line"].as_str().unwrap().to_owned()).collect()
+}
+
+/// As the control plane does when it gives the scene's build to a node.
+async fn builds_on(stage: &Stage, scene: &Scene, n: u8, attempt: u32) {
+    set_builds_state(stage, scene, BuildState::Running { node: node_id(n), attempt }).await;
+    show(stage);
+}
+
+async fn set_builds_state(stage: &Stage, scene: &Scene, state: BuildState) {
+    let id = scene.ids["build"].parse().unwrap();
+    let set = move |tx: &mut Tx| {
+        let was = builds::get_any_org(tx, id)?.unwrap();
+        builds::update(tx, &was.state, &Build { state: state.clone(), ..was.clone() })
+    };
+    stage.store.write(set).await.unwrap();
+}
+
+/// The control plane has looked again. It knows nothing of old builds; the store does.
+fn show(stage: &Stage) {
+    stage.view.send_replace(insula_plan::blank("localhost".parse().unwrap()));
 }
 
 #[tokio::test]
@@ -266,6 +390,7 @@ async fn a_builds_log_ends_with_an_event_of_its_own() {
     let stage = Stage::open().await;
     let scene = Scene::set(&stage, "acme", 1).await;
     let mut agent = Agent::join(&stage).await;
+    builds_on(&stage, &scene, 1, 1).await;
     let path = format!("/v1/orgs/acme/builds/{}/log", scene.ids["build"]);
     let with = With::token(&stage.operator);
     let mut following = Following::open_with(&stage, &path, with).await;
