@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 
 use crate::http::Connection;
+use crate::machine::wait_for;
+use crate::story::MOMENT;
 
 /// Connections that share the rate. Each is used for a while and then made anew, as browsers do.
 const CONNECTIONS: u32 = 4;
@@ -83,6 +85,12 @@ impl Load {
     pub fn finish(mut self) -> Seen {
         self.end();
         self.seen()
+    }
+
+    /// Waits for so many good answers more.
+    pub fn wait_served(&self, more: u64) -> Result<()> {
+        let wanted = self.seen().good + more;
+        wait_for(&format!("{more} answers more"), MOMENT, || Ok(self.seen().good >= wanted))
     }
 
     /// Ends it, and refuses if a request failed, or if there were fewer than `least`.

@@ -12,8 +12,9 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow};
 use insula_kit::clock::{Clock, SystemClock};
 use insula_kit::pki::Identity;
+use insula_kit::random::SystemRandom;
 use insula_kit::tls::Credentials;
-use insula_member::{Dial, Files, Fleet as AnyServer, Joining, Servers, Uplink};
+use insula_member::{Dial, Files, Fleet as AnyServer, Joining, Renewal, Servers, Uplink};
 use insula_model::fleet::Member;
 use insula_model::node::{Architecture, Capacity, NodeMode, Offer};
 use insula_model::observed::NodeReport;
@@ -103,6 +104,27 @@ impl Identified {
         let node = subject.id().parse().map_err(|error| anyhow!("{error}"))?;
         let servers = servers.split(',').map(str::to_owned).collect();
         Ok(Self { node, credentials: files.credentials, servers })
+    }
+}
+
+impl Identified {
+    /// Asks for the next certificate, a day before it would be due, and keeps it.
+    pub fn renew(&self, place: &Place) -> Result<()> {
+        let identity = Identity::load(&self.credentials)?;
+        let credentials = Credentials::new(&identity, Arc::new(SystemClock))?;
+        let list = self.credentials.with_file_name("servers.json");
+        let fleet = AnyServer::new(Servers::open(list, &self.servers), &credentials);
+        let renewing = async {
+            let renewal = Renewal {
+                file: self.credentials.clone(),
+                uplink: Uplink::new(Dial::Fleet(fleet)),
+                credentials,
+                clock: Arc::new(SystemClock),
+                random: Arc::new(SystemRandom::new()),
+            };
+            renewal.renew().await
+        };
+        place.inside(|| Ok(runtime()?.block_on(renewing)?))
     }
 }
 

@@ -1,6 +1,8 @@
 //! Several machines: real processes in network namespaces, hurt in every way we could think of.
 
+mod gateways;
 mod joining;
+mod keys;
 mod loss;
 mod names;
 mod operator;
