@@ -80,8 +80,8 @@ pub const BUGS: &[Bug] = &[
     bug(
         "strays are ended on nodes that are silent",
         STEADY,
-        "            || !world.is_here(one.node)\n",
-        "",
+        "        if !world.is_here(one.node) {\n            // One that the goal",
+        "        if !world.nodes.contains_key(&one.node) {\n            // One that the goal",
         "innocent",
     ),
     bug(

@@ -180,9 +180,9 @@ impl Sim {
                 Fault::Server(s)
             }
             Kind::ServerPause if self.servers[s].up => {
-                let span = self.chance.between(300, 20_000);
-                let until = self.now + span;
-                self.servers[s].paused_until = until;
+                let until = self.now + self.chance.between(300, 20_000);
+                // What it has still to hear lies there until then: in calm nobody stands still.
+                self.servers[s].paused_until = until.min(self.round.rough_until());
                 return Some(None);
             }
             Kind::ClockJump => {
@@ -330,9 +330,6 @@ impl Sim {
                 continue;
             }
             self.heal(fault);
-        }
-        for server in &mut self.servers {
-            server.paused_until = server.paused_until.min(self.now);
         }
     }
 }

@@ -37,6 +37,11 @@ impl Round {
         self.rough
     }
 
+    /// Until when it is rough, if it is.
+    pub fn rough_until(&self) -> u64 {
+        self.rough_until
+    }
+
     pub fn calm_since(&self) -> u64 {
         self.calm_since
     }

@@ -37,6 +37,10 @@ pub struct Server {
     /// The furthest ahead that it ever was.
     pub wall_latest_ms: i64,
     pub term: Option<Term>,
+    /// When it asked for the lease, until that was answered or it waits no longer.
+    asked: Option<u64>,
+    /// When it looks after the lease next.
+    elects_at: u64,
 }
 
 /// One term of leading.
@@ -79,7 +83,7 @@ impl Sim {
         self.servers[s].up = true;
         let soon = self.chance.between(1, TRY_EVERY_MS);
         let life = self.lives[s];
-        self.queue.push(self.now + soon, Event::Elect(s, life));
+        self.elects_after(s, soon);
         self.queue.push(self.now + soon, Event::Tick(s, life));
     }
 
@@ -87,6 +91,7 @@ impl Sim {
         self.end_term(s);
         self.servers[s].up = false;
         self.servers[s].paused_until = 0;
+        self.servers[s].asked = None;
         self.lives[s] += 1;
     }
 

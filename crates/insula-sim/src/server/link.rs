@@ -80,13 +80,20 @@ impl Sim {
         }
         let now = self.clocks(s);
         let Some(term) = &mut self.servers[s].term else { return };
+        // One whose greeting never arrived was nobody's, and a newer one may be there since.
         let told = match who {
             Place::Node(n) => {
                 let node = self.machines[n].id;
+                if term.nodes.get(&node) != Some(&id) {
+                    return;
+                }
                 term.nodes.remove(&node);
                 Inbound::NodeGone { node }
             }
             Place::Gateway(g) => {
+                if term.gateways.get(&g) != Some(&id) {
+                    return;
+                }
                 term.gateways.remove(&g);
                 Inbound::GatewayGone { gateway: self.gateways[g].id }
             }

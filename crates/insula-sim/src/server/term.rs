@@ -36,17 +36,37 @@ impl Sim {
         }
     }
 
-    /// Takes the lease or renews it: the question travels to the store and back.
+    pub(super) fn elects_after(&mut self, s: usize, wait: u64) {
+        self.servers[s].elects_at = self.now + wait;
+        self.queue.push(self.now + wait, Event::Elect(s, self.lives[s]));
+    }
+
+    /// Takes the lease or renews it: the question travels to the store and back. There is one at a
+    /// time, and its answer is waited for as long as the term is sure, as in `Elector::look`.
     pub fn elect(&mut self, s: usize, life: u64) {
-        if !self.servers[s].up || self.lives[s] != life {
+        let server = &self.servers[s];
+        // Whoever was answered looks after the lease at another time.
+        if !server.up || self.lives[s] != life || self.now < server.elects_at {
             return;
         }
-        let pause = if self.servers[s].term.is_some() { RENEW_EVERY_MS } else { TRY_EVERY_MS };
-        self.queue.push(self.now + pause, Event::Elect(s, life));
+        if server.term.as_ref().is_some_and(|term| self.now >= term.sure_until) {
+            self.end_term(s);
+        }
+        if self.servers[s].asked.take().is_some() {
+            return self.elects_later(s);
+        }
+        self.servers[s].asked = Some(self.now);
+        let sure = self.servers[s].term.as_ref().map(|term| term.sure_until - self.now);
+        self.elects_after(s, sure.unwrap_or(LEASE_TTL_MS));
         let there = self.store_delay();
         let held = self.epoch_of(s);
         let ask = Event::Lease { server: s, life, sent: self.now, held };
         self.queue.push(self.now + there, ask);
+    }
+
+    fn elects_later(&mut self, s: usize) {
+        let leads = self.servers[s].term.is_some();
+        self.elects_after(s, if leads { RENEW_EVERY_MS } else { TRY_EVERY_MS });
     }
 
     pub fn lease(&mut self, s: usize, life: u64, sent: u64, held: Option<u64>) {
@@ -79,6 +99,11 @@ impl Sim {
         if !self.servers[s].up || self.lives[s] != life {
             return;
         }
+        // An answer that nobody waits for any more says nothing of now.
+        if self.servers[s].asked != Some(sent) {
+            return;
+        }
+        self.servers[s].asked = None;
         let sure_until = sent + LEASE_TTL_MS;
         match (self.epoch_of(s), epoch) {
             (Some(ours), Some(epoch)) if ours == epoch => {
@@ -94,6 +119,7 @@ impl Sim {
             }
             (None, _) => {}
         }
+        self.elects_later(s);
     }
 
     fn begin_term(&mut self, s: usize, epoch: u64, sure_until: u64) {
