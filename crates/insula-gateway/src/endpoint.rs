@@ -62,7 +62,7 @@ impl Endpoint {
     }
 
     /// Whether there is any use in asking: its node answers, as far as we know.
-    fn is_cut_off(&self) -> bool {
+    pub(crate) fn is_cut_off(&self) -> bool {
         matches!(self.way, Way::Nowhere(_))
             || self.health.as_ref().is_some_and(|health| *health.borrow() == Health::Dead)
     }

@@ -35,6 +35,13 @@ const UPSTREAM_IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 const AVOID: Duration = Duration::from_secs(2);
 /// A request may meet this many dead endpoints before its visitor is told.
 const ATTEMPTS_MAX: u32 = 3;
+/// An agent that begins again is away for less than half a second on a busy machine, and for one
+/// more if it fell and systemd waits before it starts it. Who is away for longer is not waited for.
+const HOLD: Duration = Duration::from_secs(2);
+/// Requests that wait for a node at once: with heads as large as they may be, 32 MiB.
+const HELD_PER_THREAD_MAX: usize = 1_024;
+/// A quarter of them, so that one app's visitors do not take the places of all others'.
+const HELD_PER_APP_MAX: usize = HELD_PER_THREAD_MAX / 4;
 /// What an orderly end waits for requests: the time systemd gives by default is 90 s.
 const DRAIN: Duration = Duration::from_secs(30);
 /// Traffic is told this often, if there was any.
@@ -58,6 +65,9 @@ pub struct Limits {
     pub upstream_idle_timeout: Duration,
     pub avoid: Duration,
     pub attempts_max: u32,
+    pub hold: Duration,
+    pub held_per_thread_max: usize,
+    pub held_per_app_max: usize,
     pub drain: Duration,
     pub traffic_interval: Duration,
 }
@@ -81,6 +91,9 @@ impl Default for Limits {
             upstream_idle_timeout: UPSTREAM_IDLE_TIMEOUT,
             avoid: AVOID,
             attempts_max: ATTEMPTS_MAX,
+            hold: HOLD,
+            held_per_thread_max: HELD_PER_THREAD_MAX,
+            held_per_app_max: HELD_PER_APP_MAX,
             drain: DRAIN,
             traffic_interval: TRAFFIC_INTERVAL,
         }

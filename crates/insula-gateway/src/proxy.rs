@@ -1,7 +1,8 @@
 //! One request: find its route, choose an endpoint, send it there, hand the answer back.
 //!
 //! A request is sent again only when nothing of it can have reached an app, or when repeating it
-//! is harmless by its method and it has no body.
+//! is harmless by its method and it has no body. One that may be sent, and finds nobody because a
+//! node has just gone, is held for a moment instead of refused (see `hold`).
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -17,17 +18,19 @@ use http_body::Body as _;
 use hyper::body::Incoming;
 use insula_kit::random::SystemRandom;
 use insula_kit::trace::{RequestId, TraceParent};
-use insula_model::InstanceId;
 use insula_model::routes::RouteTable;
-use insula_relay::Health;
+use insula_model::{AppId, InstanceId};
+use insula_relay::{Health, OpenError, Unreachable};
 use tokio::sync::watch;
 use tracing::{debug, info};
 
 use crate::body::{Progress, RequestBody, ResponseBody};
 use crate::codec::{Handler, Upgrade, Visit, upgraded};
 use crate::endpoint::{Endpoint, Lease, Ledger, avoid_for};
+use crate::error::chain;
 use crate::forward::{self, Visitor};
 use crate::front::Link;
+use crate::hold::{self, Doubt, Hall, Prospect, Step};
 use crate::limits::Limits;
 use crate::page::{self, Trouble};
 use crate::pool::{ConnectError, Connection, Pool};
@@ -45,6 +48,9 @@ pub(crate) struct Edge {
     surroundings: Arc<Surroundings>,
     far: Rc<Far>,
     pool: Rc<Pool>,
+    hall: Rc<Hall>,
+    /// Moves with every table.
+    adopted: watch::Sender<u64>,
     turn: Cell<usize>,
     random: SystemRandom,
     pub(crate) limits: Arc<Limits>,
@@ -54,6 +60,7 @@ pub(crate) struct Edge {
 /// What stands behind a route.
 #[derive(Debug)]
 struct Target {
+    app: AppId,
     preserve: bool,
     endpoints: Vec<Rc<Endpoint>>,
     counts: Arc<Counts>,
@@ -77,6 +84,8 @@ impl Edge {
             surroundings: Arc::clone(&common.surroundings),
             pool: Rc::new(Pool::new(Arc::clone(&limits), Rc::clone(&far))),
             far,
+            hall: Rc::default(),
+            adopted: watch::Sender::new(0),
             turn: Cell::new(0),
             random: SystemRandom::new(),
             limits,
@@ -109,6 +118,7 @@ impl Edge {
                     known
                 });
                 let target = Target {
+                    app: route.app,
                     preserve: route.preserve,
                     endpoints: list.collect(),
                     counts: traffic.counts(route.app, &route.component),
@@ -120,6 +130,7 @@ impl Edge {
         self.table.replace(Table::compile(routes));
         self.endpoints.replace(endpoints);
         self.pool.keep_only(&ways);
+        self.adopted.send_modify(|count| *count = count.wrapping_add(1));
     }
 
     pub(crate) fn close_idle(&self) {
@@ -135,6 +146,16 @@ impl Edge {
             Found::Route(target, prefix_len) => Ok((Rc::clone(target), prefix_len)),
             Found::NoSuchPath => Err(Trouble::NoSuchPath),
             Found::NoSuchHost => Err(Trouble::NoSuchHost),
+        }
+    }
+
+    /// What a request that has found nobody may hope for from an endpoint.
+    fn prospect<'s>(&self, endpoint: &Endpoint, search: &'s Search) -> Prospect<'s> {
+        Prospect {
+            tried: search.tried.contains(&endpoint.way),
+            doubt: search.doubts.iter().find(|doubt| doubt.way == endpoint.way),
+            is_dead: endpoint.is_cut_off(),
+            lost: self.far.lost(&endpoint.way),
         }
     }
 
@@ -276,7 +297,8 @@ impl Guest {
         self.hand_back(answer, connection, lease, upgrade, counts.clone(), link, id)
     }
 
-    /// Asks one endpoint after another, each by the table of that moment.
+    /// Asks one endpoint after another until one has answered, and waits for a node that has just
+    /// gone rather than to send the visitor away.
     async fn send(
         &self,
         outgoing: &mut Outgoing,
@@ -285,32 +307,41 @@ impl Guest {
         first: Rc<Target>,
         fresh: bool,
     ) -> Result<(Response<Incoming>, Connection, Lease), Trouble> {
-        let edge = &self.edge;
+        let mut search = Search::new(fresh);
         let mut target = first;
-        let mut tried: Vec<Way> = Vec::new();
-        let mut last = Trouble::NothingReady;
-        let mut fresh = fresh;
+        loop {
+            match self.ask(outgoing, host, path, target, &mut search).await? {
+                Some(answered) => return Ok(answered),
+                None => target = self.wait(host, path, &mut search).await?,
+            }
+        }
+    }
+
+    /// Asks one endpoint after another, each by the table of that moment. Nothing if none of them
+    /// has the request, nor the harm of it.
+    async fn ask(
+        &self,
+        outgoing: &mut Outgoing,
+        host: &str,
+        path: &str,
+        mut target: Rc<Target>,
+        search: &mut Search,
+    ) -> Result<Option<(Response<Incoming>, Connection, Lease)>, Trouble> {
+        let edge = &self.edge;
         for attempt in 0..edge.limits.attempts_max {
             if attempt > 0 {
                 target = edge.find(host, path)?.0;
             }
-            let turn = edge.next_turn();
-            let chosen = balance::choose(&target.endpoints, &tried, turn, Instant::now());
+            let (turn, asked) = (edge.next_turn(), Instant::now());
+            let chosen = balance::choose(&target.endpoints, &search.tried, turn, asked);
             let Some(endpoint) = chosen.cloned() else { break };
             let lease = endpoint.lease();
-            let connection = match self.connection(&endpoint, fresh, outgoing).await {
+            let connection = match self.connection(&endpoint, search.fresh, outgoing).await {
                 Ok(connection) => connection,
                 Err(error) => {
-                    info!(error = &error as &dyn std::error::Error, instance = %endpoint.instance(), "an endpoint takes no connection");
+                    info!(error = chain(&error), instance = %endpoint.instance(), "an endpoint takes no connection");
                     avoid_for(&endpoint, edge.limits.avoid);
-                    tried.push(endpoint.way);
-                    last = match error {
-                        ConnectError::Silent { .. } => Trouble::AnswerTooSlow,
-                        ConnectError::Connect { .. }
-                        | ConnectError::Relay(_)
-                        | ConnectError::NoWay { .. }
-                        | ConnectError::Handshake { .. } => Trouble::NoAnswer,
-                    };
+                    search.refused(endpoint.way, asked, &error);
                     continue;
                 }
             };
@@ -318,21 +349,66 @@ impl Guest {
             match self.exchange(outgoing, connection).await {
                 Sent::Answer(answer, connection) => {
                     endpoint.welcome();
-                    return Ok((*answer, connection, lease));
+                    return Ok(Some((*answer, connection, lease)));
                 }
-                Sent::Again => {
-                    last = Trouble::NoAnswer;
-                    // A connection that had grown old says nothing about its endpoint.
-                    if reused {
-                        fresh = true;
-                    } else {
-                        tried.push(endpoint.way);
-                    }
+                // A connection that had grown old says nothing about its endpoint.
+                Sent::Again if reused => {
+                    (search.fresh, search.last) = (true, Trouble::NoAnswer);
                 }
+                Sent::Again => search.broke(endpoint.way, asked),
                 Sent::Failed(trouble) => return Err(trouble),
             }
         }
-        Err(last)
+        Ok(None)
+    }
+
+    /// Ready as soon as there is somebody to ask, who is then in the target; an error if nobody is
+    /// expected, the time is up, or too many wait already. A visitor who leaves drops this.
+    async fn wait(
+        &self,
+        host: &str,
+        path: &str,
+        search: &mut Search,
+    ) -> Result<Rc<Target>, Trouble> {
+        let edge = &self.edge;
+        let limits = &edge.limits;
+        if search.doubts.is_empty() {
+            return Err(search.last);
+        }
+        let Some(mut nodes) = edge.far.changes() else { return Err(search.last) };
+        let mut tables = edge.adopted.subscribe();
+        let until = *search.until.get_or_insert_with(|| Instant::now() + limits.hold);
+        let mut place = None;
+        loop {
+            nodes.borrow_and_update();
+            tables.borrow_and_update();
+            let target = edge.find(host, path)?.0;
+            let prospects = target.endpoints.iter().map(|it| edge.prospect(it, search));
+            match hold::step(prospects, limits.hold, Instant::now(), until) {
+                Step::Anew => {
+                    let is_back = |it: &&Rc<Endpoint>| edge.prospect(it, search).is_back();
+                    let back = target.endpoints.iter().filter(is_back).map(|it| it.way);
+                    let back: Vec<Way> = back.collect();
+                    search.forgive(&back);
+                    return Ok(target);
+                }
+                Step::Wait(moment) => {
+                    if place.is_none() {
+                        place = edge.hall.place(target.app, limits);
+                    }
+                    if place.is_none() {
+                        debug!(host, "as many requests wait for nodes as may");
+                        return Err(search.last);
+                    }
+                    tokio::select! {
+                        _ = nodes.changed() => {}
+                        _ = tables.changed() => {}
+                        () = tokio::time::sleep_until(moment.into()) => {}
+                    }
+                }
+                Step::GiveUp => return Err(search.last),
+            }
+        }
     }
 
     async fn connection(
@@ -385,7 +461,7 @@ impl Guest {
         if progress.broken() {
             return Sent::Failed(Trouble::TooSlow);
         }
-        info!(error = &error as &dyn std::error::Error, "no answer from an app");
+        info!(error = chain(&error), "no answer from an app");
         if error.is_parse() {
             return Sent::Failed(Trouble::BadAnswer);
         }
@@ -434,6 +510,66 @@ impl Guest {
         let counts = counts.unwrap_or_default();
         let body = ResponseBody::app(body, limits.answer_idle_timeout, counts, returning, lease);
         Ok(Response::from_parts(parts, body))
+    }
+}
+
+/// What looking for somebody who answers has come to.
+struct Search {
+    tried: Vec<Way>,
+    /// Those of them whose node may be to blame.
+    doubts: Vec<Doubt>,
+    /// What the visitor is told if it comes to nothing.
+    last: Trouble,
+    /// On a connection of its own.
+    fresh: bool,
+    /// As long as it waits, once it does.
+    until: Option<Instant>,
+}
+
+impl Search {
+    fn new(fresh: bool) -> Self {
+        let (tried, doubts) = (Vec::new(), Vec::new());
+        Self { tried, doubts, last: Trouble::NothingReady, fresh, until: None }
+    }
+
+    fn refused(&mut self, way: Way, asked: Instant, error: &ConnectError) {
+        self.tried.push(way);
+        self.last = match error {
+            ConnectError::Silent { .. } => Trouble::AnswerTooSlow,
+            ConnectError::Connect { .. }
+            | ConnectError::Relay(_)
+            | ConnectError::NoWay { .. }
+            | ConnectError::Handshake { .. } => Trouble::NoAnswer,
+        };
+        let ConnectError::Relay(OpenError::Unreachable { source, .. }) = error else { return };
+        match source {
+            Unreachable::Dead { .. } => self.doubt(way, asked, true),
+            Unreachable::Dial { .. } | Unreachable::Tls { .. } | Unreachable::Ask { .. } => {
+                self.doubt(way, asked, false);
+            }
+            // Who is there and says nothing, or nonsense, has had the visitor's time already.
+            Unreachable::Slow { .. } | Unreachable::Nonsense { .. } => {}
+        }
+    }
+
+    /// The request was on its way, and may be sent again.
+    fn broke(&mut self, way: Way, asked: Instant) {
+        self.tried.push(way);
+        self.last = Trouble::NoAnswer;
+        match way {
+            Way::There { .. } => self.doubt(way, asked, false),
+            Way::Here(_) | Way::Nowhere(_) => {}
+        }
+    }
+
+    fn doubt(&mut self, way: Way, asked: Instant, was_dead: bool) {
+        self.doubts.push(Doubt { way, asked, failed: Instant::now(), was_dead });
+    }
+
+    /// Those may be asked again.
+    fn forgive(&mut self, back: &[Way]) {
+        self.tried.retain(|way| !back.contains(way));
+        self.doubts.retain(|doubt| !back.contains(&doubt.way));
     }
 }
 

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use insula_kit::metrics::Metrics;
 use insula_kit::tls::Credentials;
@@ -174,6 +174,19 @@ impl Far {
             Way::There { node, relay, .. } => Some(self.caller()?.health(*node, *relay)),
             Way::Here(_) | Way::Nowhere(_) => None,
         }
+    }
+
+    /// When the node at the end of a way was found dead last, whether or not it is back since.
+    pub(crate) fn lost(&self, way: &Way) -> Option<Instant> {
+        match way {
+            Way::There { node, relay, .. } => Some(self.caller()?.lost(*node, *relay)?.into_std()),
+            Way::Here(_) | Way::Nowhere(_) => None,
+        }
+    }
+
+    /// Moves whenever the health of some node does; nothing while no node can be reached.
+    pub(crate) fn changes(&self) -> Option<watch::Receiver<u64>> {
+        Some(self.caller()?.changes())
     }
 }
 

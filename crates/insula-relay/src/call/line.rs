@@ -41,6 +41,8 @@ pub(super) struct Line {
     pub(super) relay: SocketAddr,
     pub(super) common: Arc<Common>,
     pub(super) health: watch::Sender<Health>,
+    /// When its relay was found dead last; stays when it is back.
+    lost: Mutex<Option<Instant>>,
     pub(super) end: CancellationToken,
     spare: Mutex<Vec<Spare>>,
     dials: Semaphore,
@@ -67,6 +69,7 @@ impl Line {
             relay,
             common,
             health: watch::Sender::new(Health::Unknown),
+            lost: Mutex::default(),
             end: CancellationToken::new(),
             spare: Mutex::default(),
             dials: Semaphore::new(DIALS_PER_NODE_MAX),
@@ -182,7 +185,15 @@ impl Line {
             .retain(|spare| spare.since.elapsed() < SPARE_TIME_MAX && !spare.connection.is_old());
     }
 
+    pub(super) fn lost(&self) -> Option<Instant> {
+        *self.lost.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(super) fn say(&self, health: Health) {
+        if health == Health::Dead && *self.health.borrow() != Health::Dead {
+            // Known before anybody hears of it.
+            *self.lost.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        }
         let changed = self.health.send_replace(health) != health;
         if changed {
             self.common.changes.send_modify(|count| *count += 1);

@@ -15,6 +15,7 @@ use insula_kit::metrics::{Counter, Metrics};
 use insula_kit::tls::{Connector, Credentials};
 use insula_model::{InstanceId, NodeId};
 use tokio::sync::{Semaphore, watch};
+use tokio::time::Instant;
 
 use crate::message::Refused;
 use line::Line;
@@ -175,6 +176,11 @@ impl Caller {
     /// Begins to feel the node's pulse if nobody did.
     pub fn health(&self, node: NodeId, relay: SocketAddr) -> watch::Receiver<Health> {
         self.line(node, relay).health.subscribe()
+    }
+
+    /// When the node was found dead last, whether or not it is back since.
+    pub fn lost(&self, node: NodeId, relay: SocketAddr) -> Option<Instant> {
+        self.line(node, relay).lost()
     }
 
     /// Moves whenever the health of some node does.

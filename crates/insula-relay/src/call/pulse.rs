@@ -14,6 +14,10 @@ use crate::message::{Answer, Request};
 
 /// An agent that is started again is back within this.
 const REDIAL_FIRST: Duration = Duration::from_millis(20);
+/// Between two dials of a node that has been away for a moment only: requests wait for its return.
+const REDIAL_MAX_AT_FIRST: Duration = Duration::from_millis(100);
+/// An agent that begins again, and be it a second later by itself, is back within this.
+const AT_FIRST: Duration = Duration::from_secs(3);
 
 /// How a connection that was good ended.
 enum Loss {
@@ -35,8 +39,6 @@ pub(super) async fn feel(line: Arc<Line>) {
 
 async fn keep(line: &Line) {
     let heartbeat = line.common.settings.heartbeat;
-    // Half an interval at the most: a node that is back is used again soon.
-    let pause_max = (heartbeat / 2).max(REDIAL_FIRST);
     let mut pause = REDIAL_FIRST;
     loop {
         if let Ok(Ok(connection)) = timeout(heartbeat, line.dial_now()).await {
@@ -53,8 +55,16 @@ async fn keep(line: &Line) {
         }
         line.say(Health::Dead);
         sleep(pause).await;
-        pause = (pause * 2).min(pause_max);
+        let away = line.lost().map(|lost| lost.elapsed()).unwrap_or_default();
+        pause = next_pause(pause, away, heartbeat);
     }
+}
+
+/// Half an interval at the most: a node that is back is used again soon.
+fn next_pause(before: Duration, away: Duration, heartbeat: Duration) -> Duration {
+    let most = (heartbeat / 2).max(REDIAL_FIRST);
+    let most = if away < AT_FIRST { most.min(REDIAL_MAX_AT_FIRST) } else { most };
+    (before * 2).min(most)
 }
 
 /// Until the connection is of no more use. Nothing if it never was.
@@ -77,5 +87,24 @@ async fn beat(line: &Line, mut connection: Connection, interval: Duration) -> Op
             // Nothing is said unasked: it was closed.
             _ = connection.framed.heard() => return Some(Loss::Closed),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_has_just_gone_is_looked_for_often_and_who_stays_away_seldom() {
+        let heartbeat = Duration::from_secs(1);
+        let (mut pause, mut away, mut dials) = (REDIAL_FIRST, Duration::ZERO, Vec::new());
+        while away < Duration::from_secs(6) {
+            away += pause;
+            dials.push(pause.as_millis());
+            pause = next_pause(pause, away, heartbeat);
+        }
+        assert_eq!(dials[..5], [20, 40, 80, 100, 100]);
+        assert_eq!(dials[dials.len() - 3..], [500, 500, 500]);
+        assert!(dials.len() < 50, "{dials:?}");
     }
 }

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use insula_e2e::fleet::database::Database;
-use insula_e2e::fleet::{Fleet, Shape};
+use insula_e2e::fleet::process::Role;
+use insula_e2e::fleet::{EDGE_PORT, Fleet, Shape};
+use insula_e2e::folder;
 use insula_e2e::load::Load;
 use insula_e2e::machine::{Machine, host_of, program, wait_for};
 use insula_e2e::story::{self, MOMENT};
@@ -82,6 +84,66 @@ fn a_fleet_is_upgraded_part_by_part_while_visitors_ask() -> Result<()> {
     fleet.deploy(source.path(), "after")?;
     fleet.ensure_kept(&lives)?;
     fleet.finish()
+}
+
+/// Says every answer in one piece: what is cut off on its way has not begun.
+const IN_ONE_PIECE: &str = r#"import http.server, os
+
+class Hello(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    def do_GET(self):
+        self.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nhi\n")
+    def log_message(self, *args):
+        pass
+
+http.server.ThreadingHTTPServer(("", int(os.environ["PORT"])), Hello).serve_forever()
+"#;
+
+/// A gateway on the machine of a node reaches what is there without its agent; one on another
+/// machine holds its visitors until the agent is back.
+#[test]
+fn an_agent_begins_again_under_visitors_of_an_app_that_it_has_alone() -> Result<()> {
+    if !can_lay_ground() {
+        return Ok(());
+    }
+    let mut fleet = Fleet::start(Shape { servers: 1, nodes: 1, gateways: 1 })?;
+    add_gateway_beside(&mut fleet, 0)?;
+    fleet.wait_until_ready(1)?;
+    let toml = "[components.web]\nkind = \"service\"\nrun = \"exec python3 main.py\"\n";
+    let source = folder::with(&[("main.py", IN_ONE_PIECE), ("insula.toml", toml)])?;
+    let url = story::url(&fleet.deploy(source.path(), "app")?)?;
+    let lives = fleet.lives();
+    ensure!(lives.len() == 1, "{lives:?}");
+    let (elsewhere, beside) = (fleet.load(0, &url, RATE)?, fleet.load(1, &url, RATE)?);
+    for round in 0..6 {
+        wait_visited(&elsewhere, 40)?;
+        if round % 2 == 0 {
+            fleet.nodes[0].stop()?;
+        } else {
+            fleet.nodes[0].kill()?;
+        }
+        fleet.nodes[0].start()?;
+        wait_visited(&elsewhere, 40)?;
+        fleet.wait_until_ready(1)?;
+        fleet.ensure_kept(&lives).with_context(|| format!("round {round}"))?;
+    }
+    ensure_served(beside, "through a gateway on the machine of the agent")?;
+    ensure_served(elsewhere, "through a gateway on another")?;
+    fleet.finish()
+}
+
+/// One more gateway, in the place and with the data folder of a node.
+fn add_gateway_beside(fleet: &mut Fleet, node: usize) -> Result<()> {
+    let token = fleet.token(&["--for", "gateway"])?;
+    let place = fleet.nodes[node].place.clone();
+    let (servers, listen) = (fleet.fleet_addresses(), format!("127.0.0.1:{EDGE_PORT}"));
+    let args = ["gateway", "--server", &servers, "--token", &token, "--listen", &listen];
+    let mut role = Role::new(place, fleet.folder(), &program()?, &args);
+    role.start()?;
+    role.forget_argument("--token");
+    fleet.gateways.push(role);
+    Ok(())
 }
 
 #[test]
