@@ -10,6 +10,7 @@ mod command;
 mod context;
 mod credentials;
 mod failure;
+mod local;
 mod place;
 mod project_file;
 mod settings;
@@ -20,6 +21,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 pub use command::Command;
+pub use local::{Local, LocalError};
 pub use place::default_data_folder;
 
 /// Flags that every command takes, and their variables.

@@ -91,6 +91,10 @@ impl Data {
     pub fn role_lock(&self, role: &str) -> PathBuf {
         self.root.join(role).join("lock")
     }
+    /// What the role's process ended of, likewise.
+    pub fn last_words(&self, role: &str) -> PathBuf {
+        self.root.join(role).join("last-words")
+    }
     pub fn node_socket(&self) -> PathBuf {
         self.root.join("sock/server.sock")
     }

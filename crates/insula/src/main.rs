@@ -5,6 +5,7 @@ mod doctor;
 mod down;
 mod hidden;
 mod kept;
+mod own_node;
 mod parse;
 mod role;
 mod supervise;
@@ -16,6 +17,8 @@ use clap::{Parser, Subcommand};
 
 /// Set for a role that `up` started: the supervisor's pid, so that the role ends with it.
 pub const SUPERVISOR: &str = "INSULA_SUPERVISOR";
+/// And where to leave what it ended of, for the supervisor to tell.
+pub const LAST_WORDS: &str = "INSULA_LAST_WORDS";
 
 #[derive(Debug, Parser)]
 #[command(
@@ -86,6 +89,10 @@ fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             eprintln!("insula: {error:#}");
+            if let Some(path) = std::env::var_os(LAST_WORDS) {
+                // It stands on stderr as well.
+                let _ = std::fs::write(path, format!("{error:#}"));
+            }
             ExitCode::FAILURE
         }
     }

@@ -1,10 +1,12 @@
 //! Keeps the roles running: a process each, started again when it ends, ended with us.
 
 use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use insula_kit::backoff::Backoff;
+use insula_kit::files;
 use insula_kit::shutdown::Shutdown;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::{Child, Command};
@@ -16,6 +18,8 @@ const BACKOFF: Backoff = Backoff::new(Duration::from_millis(20), Duration::from_
 const FAILURES_TOLD: u32 = 4;
 /// After this long a role has proved itself and its failures are forgotten.
 const PROVED_AFTER: Duration = Duration::from_secs(10);
+/// An error with its causes: a few lines.
+const LAST_WORDS_BYTES_MAX: u64 = 8 * 1024;
 /// How long a role may take to end after it was asked.
 const END_TIME_MAX: Duration = Duration::from_secs(10);
 
@@ -29,6 +33,18 @@ pub struct Role {
     pub log_filter: Option<&'static str>,
     /// User and group, for a role that must have no privilege.
     pub user: Option<(u32, u32)>,
+    /// Where it leaves what it ended of, if it can be trusted with a file that we read.
+    pub last_words: Option<PathBuf>,
+}
+
+/// A role that will not get better by itself.
+#[derive(Debug, Clone)]
+pub struct Failing {
+    pub role: &'static str,
+    /// How its process ended.
+    pub ended: String,
+    /// What it said itself, if it did.
+    pub said: Option<String>,
 }
 
 /// What a role gets of the environment that `up` was started in: credentials stand in it.
@@ -78,7 +94,20 @@ impl Role {
         if let Some((user, group)) = self.user {
             command.uid(user).gid(group);
         }
+        if let Some(path) = &self.last_words {
+            // Those of an earlier process; where there are none there is nothing to remove.
+            let _ = std::fs::remove_file(path);
+            command.env(crate::LAST_WORDS, path);
+        }
         command.spawn()
+    }
+
+    fn last_words(&self) -> Option<String> {
+        let bytes = files::read(self.last_words.as_ref()?, LAST_WORDS_BYTES_MAX).ok()?;
+        let text = String::from_utf8_lossy(&bytes);
+        // They end in somebody's terminal.
+        let line: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+        Some(line.trim().to_owned()).filter(|line| !line.is_empty())
     }
 }
 
@@ -89,7 +118,7 @@ pub async fn keep(
     role: Role,
     shutdown: Shutdown,
     end: tokio::sync::watch::Receiver<bool>,
-    failing: tokio::sync::watch::Sender<Option<&'static str>>,
+    failing: tokio::sync::watch::Sender<Option<Failing>>,
 ) {
     let mut failures = 0;
     while !shutdown.begun() {
@@ -109,7 +138,12 @@ pub async fn keep(
         }
         failures += 1;
         if failures == FAILURES_TOLD {
-            failing.send_replace(Some(role.name));
+            let ended = match &status {
+                Ok(status) => words(*status),
+                Err(error) => format!("cannot be started: {error}"),
+            };
+            let said = role.last_words();
+            failing.send_replace(Some(Failing { role: role.name, ended, said }));
         }
         match status {
             Ok(status) => {
@@ -150,5 +184,26 @@ fn words(status: ExitStatus) -> String {
         (Some(code), _) => format!("exit code {code}"),
         (None, Some(signal)) => format!("signal {signal}"),
         (None, None) => "unknown".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn role(last_words: Option<PathBuf>) -> Role {
+        let environment = Environment::Logging;
+        Role { name: "agent", args: vec![], environment, log_filter: None, user: None, last_words }
+    }
+
+    #[test]
+    fn the_last_words_of_a_role_are_one_line_that_drives_no_terminal() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("last-words");
+        assert_eq!(role(None).last_words(), None);
+        assert_eq!(role(Some(path.clone())).last_words(), None);
+        std::fs::write(&path, "no control groups:\nmount \u{1b}[2Jthem\n").unwrap();
+        let said = role(Some(path)).last_words();
+        assert_eq!(said.as_deref(), Some("no control groups: mount  [2Jthem"));
     }
 }

@@ -15,11 +15,12 @@ use tracing::error;
 
 use crate::data::Data;
 use crate::kept::Kept;
+use crate::own_node::{self, Standing};
 use crate::role::blobs::CREDENTIALS;
 use crate::role::gateway::GATEWAY_USER;
 use crate::role::relay;
 use crate::role::server::DATABASE;
-use crate::supervise::{self, Environment, Role};
+use crate::supervise::{self, Environment, Failing, Role};
 
 /// How long the roles may take to answer for the first time.
 const READY_TIME_MAX: Duration = Duration::from_secs(30);
@@ -120,20 +121,34 @@ async fn supervise_all(args: &Args, data: &Data, root: bool) -> anyhow::Result<E
         let keeping = supervise::keep(role, shutdown.clone(), end.subscribe(), failing.clone());
         running.push(tokio::spawn(keeping));
     }
+    let ready = async {
+        answering("the API", args.api, patience).await?;
+        let gateway = answering("the gateway", args.edge, Some(READY_TIME_MAX));
+        let (gateway, node) = tokio::join!(gateway, own_node::settled(data));
+        gateway.map(|()| node)
+    };
     let ready = tokio::select! {
-        ready = answering(args, patience) => ready,
+        ready = ready => ready.map(Some),
         Ok(role) = failed.wait_for(Option::is_some) => {
-            let name = role.unwrap_or_default();
-            Err(anyhow::anyhow!("the {name} ends as soon as it starts; it says why above"))
+            Err(anyhow::anyhow!("{}", role.as_ref().map(hopeless).unwrap_or_default()))
         }
-        _ = shutdown.requested() => Ok(()),
+        _ = shutdown.requested() => Ok(None),
     };
     let outcome = match ready {
-        Ok(()) if !shutdown.begun() => {
-            greet(args, data, root);
+        Ok(Some(node)) if !shutdown.begun() => {
+            greet(args, data, root, &node);
+            if let Standing::Ailing(_) | Standing::Away(_) = node {
+                tokio::select! {
+                    () = own_node::better(data) => {
+                        // A closed stdout is no reason to stop serving.
+                        let _ = std::io::stdout().write_all(b"\nThe node of this machine is ready now.\n");
+                    }
+                    _ = shutdown.requested() => {}
+                }
+            }
             Ok(shutdown.requested().await)
         }
-        Ok(()) => Ok(shutdown.requested().await),
+        Ok(_) => Ok(shutdown.requested().await),
         Err(error) => Err(error),
     };
     if !shutdown.begun() {
@@ -174,11 +189,13 @@ fn roles(args: &Args, data: &Data, root: bool) -> anyhow::Result<Vec<Role>> {
     let said = std::env::var_os(insula_kit::telemetry::FILTER_VARIABLE).is_some();
     let person = !args.log_json && !said && std::io::stderr().is_terminal();
     let log_filter = person.then_some("warn");
-    let role = |name: &'static str, more: &[String], environment, user| {
+    let role = |name: &'static str, more: &[String], environment, user: Option<_>| {
         let mut all: Vec<String> =
             [name, "--data", &path, "--log-format", format].map(str::to_owned).to_vec();
         all.extend(more.iter().cloned());
-        Role { name, args: all, environment, log_filter, user }
+        // The gateway parses strangers' bytes: nothing that it writes is read as root.
+        let last_words = user.is_none().then(|| data.last_words(name));
+        Role { name, args: all, environment, log_filter, user, last_words }
     };
     let mut deciding = [
         ["--api".to_owned(), args.api.to_string()],
@@ -220,24 +237,36 @@ fn patience(data: &Data) -> anyhow::Result<Option<Duration>> {
     Ok((!shared).then_some(READY_TIME_MAX))
 }
 
-/// Ready once the API and the gateway take connections.
-async fn answering(args: &Args, patience: Option<Duration>) -> anyhow::Result<()> {
-    let doors = [("the API", args.api, patience), ("the gateway", args.edge, Some(READY_TIME_MAX))];
-    for (what, address, patience) in doors {
-        let connect = async {
-            while tokio::net::TcpStream::connect(reachable(address)).await.is_err() {
-                tokio::time::sleep(READY_LOOK).await;
-            }
-        };
-        let Some(patience) = patience else {
-            connect.await;
-            continue;
-        };
-        if tokio::time::timeout(patience, connect).await.is_err() {
-            bail!("{what} does not answer on {address} within {patience:?}; its log is above");
+/// Until a door takes connections.
+async fn answering(
+    what: &str,
+    address: SocketAddr,
+    patience: Option<Duration>,
+) -> anyhow::Result<()> {
+    let connect = async {
+        while tokio::net::TcpStream::connect(reachable(address)).await.is_err() {
+            tokio::time::sleep(READY_LOOK).await;
         }
+    };
+    let Some(patience) = patience else {
+        connect.await;
+        return Ok(());
+    };
+    if tokio::time::timeout(patience, connect).await.is_err() {
+        bail!("{what} does not answer on {address} within {patience:?}; its log is above");
     }
     Ok(())
+}
+
+/// Of a role that ends as soon as it starts.
+fn hopeless(failing: &Failing) -> String {
+    let Failing { role, ended, said } = failing;
+    match said {
+        Some(said) => format!(
+            "the {role} cannot start: {said}\n  (it was tried several times; its log is above)"
+        ),
+        None => format!("the {role} ends as soon as it starts ({ended}); its log is above"),
+    }
 }
 
 /// Where a listener on all addresses is reached from here.
@@ -251,12 +280,28 @@ fn reachable(address: SocketAddr) -> SocketAddr {
     }
 }
 
-fn greet(args: &Args, data: &Data, root: bool) {
+fn greet(args: &Args, data: &Data, root: bool, node: &Standing) {
+    // A closed stdout is no reason to stop serving.
+    let _ = std::io::stdout().write_all(greeting(args, data, root, node).as_bytes());
+}
+
+fn greeting(args: &Args, data: &Data, root: bool, node: &Standing) -> String {
     let default = insula_cli::default_data_folder().is_ok_and(|folder| folder == data.root());
     let with_data =
         if default { String::new() } else { format!(" --data {}", data.root().display()) };
+    let first = match node {
+        Standing::Ready => "Insula is up.".to_owned(),
+        Standing::Kept(why) => format!("Insula is up. Of the node on this machine: {why}."),
+        Standing::Ailing(why) => {
+            format!("Insula is up, but its node is not ready, and apps may not start: {why}.")
+        }
+        Standing::Away(why) => format!(
+            "Insula is up, but without its node, so no app can start here: {why}.\nWhat the agent says \
+             of it is in the log, on stderr."
+        ),
+    };
     let mut said = format!(
-        "Insula is up.\n  api   http://{}\n  apps  http://NAME-ID.{}:{}\n  data  {}\n",
+        "{first}\n  api   http://{}\n  apps  http://NAME-ID.{}:{}\n  data  {}\n",
         args.api,
         args.domain,
         args.edge.port(),
@@ -271,8 +316,7 @@ fn greet(args: &Args, data: &Data, root: bool) {
     said.push_str(&format!(
         "\nNext, in another terminal:\n  insula deploy examples/static{with_data}\n"
     ));
-    // A closed stdout is no reason to stop serving.
-    let _ = std::io::stdout().write_all(said.as_bytes());
+    said
 }
 
 #[cfg(test)]
@@ -290,16 +334,55 @@ mod tests {
         assert_eq!(patience(&data).unwrap(), None);
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn the_api_is_waited_for_without_end_if_it_may_take_long() {
+    fn args() -> Args {
         let line = ["insula", "up", "--api", "127.0.0.1:1", "--edge", "127.0.0.1:1"];
-        let args = match <crate::Insula as clap::Parser>::parse_from(line).command {
+        match <crate::Insula as clap::Parser>::parse_from(line).command {
             crate::Command::Up(args) => args,
             other => panic!("{other:?}"),
-        };
-        let error = answering(&args, Some(READY_TIME_MAX)).await.unwrap_err();
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_api_is_waited_for_without_end_if_it_may_take_long() {
+        let api = args().api;
+        let error = answering("the API", api, Some(READY_TIME_MAX)).await.unwrap_err();
         assert!(error.to_string().contains("does not answer on 127.0.0.1:1"), "{error}");
-        let waiting = tokio::time::timeout(READY_TIME_MAX * 2, answering(&args, None)).await;
+        let waiting = answering("the API", api, None);
+        let waiting = tokio::time::timeout(READY_TIME_MAX * 2, waiting).await;
         assert!(waiting.is_err(), "it goes on waiting");
+    }
+
+    #[test]
+    fn up_says_that_it_is_up_and_no_more_than_is_true() {
+        let folder = tempfile::tempdir().unwrap();
+        let data = Data::choose(Some(folder.path().to_owned())).unwrap();
+        let first = |node: Standing| {
+            let said = greeting(&args(), &data, true, &node);
+            said.lines().next().unwrap().to_owned()
+        };
+        assert_eq!(first(Standing::Ready), "Insula is up.");
+        let why = || "it is degraded (its disk is full)".to_owned();
+        assert_eq!(
+            first(Standing::Ailing(why())),
+            "Insula is up, but its node is not ready, and apps may not start: it is degraded (its disk \
+             is full)."
+        );
+        for standing in [Standing::Kept(why()), Standing::Away(why())] {
+            let said = first(standing);
+            assert!(said != "Insula is up." && said.contains("disk is full"), "{said}");
+        }
+    }
+
+    #[test]
+    fn a_role_that_cannot_start_is_told_of_in_its_own_words() {
+        let ended = "exit code 1".to_owned();
+        let said = Some("run the agent: make the group: no such file".to_owned());
+        let words = hopeless(&Failing { role: "agent", ended: ended.clone(), said });
+        assert!(
+            words.starts_with("the agent cannot start: run the agent: make the group"),
+            "{words}"
+        );
+        let words = hopeless(&Failing { role: "gateway", ended, said: None });
+        assert_eq!(words, "the gateway ends as soon as it starts (exit code 1); its log is above");
     }
 }

@@ -22,6 +22,7 @@ use insula_link::registry::Registry;
 use insula_link::serve::{self, Fleet};
 use insula_link::{Answer, Answering, Answers, Hub, Leader, Question};
 use insula_model::ServerId;
+use insula_plan::View;
 use insula_vault::fleet::Registrar;
 use insula_wire::rest::status::Reconciler;
 use tokio::net::{TcpListener, UnixListener};
@@ -83,6 +84,7 @@ impl OpenHouse {
     pub async fn run(
         self,
         leadership: watch::Receiver<Leadership>,
+        view: watch::Receiver<View>,
         status: watch::Receiver<Arc<Status>>,
         nodes: UnixListener,
         edges: UnixListener,
@@ -91,7 +93,7 @@ impl OpenHouse {
         let Self { house, fleet } = self;
         let House { hub, said, id, registrar, .. } = &house;
         let connector = fleet.as_ref().map(|fleet| Connector::new(&fleet.credentials, ALPN_H2));
-        let follow = follow(hub.clone(), said.clone(), *id, connector, leadership);
+        let follow = follow(hub.clone(), said.clone(), *id, connector, leadership, view);
         let tell = tell(said.clone(), house.advertise, status);
         let members: Arc<dyn Registry> = Arc::new(insula_control::Members(registrar.clone()));
         // Without a fleet nobody else is there to show a certificate to.
@@ -132,24 +134,43 @@ async fn follow(
     own: ServerId,
     connector: Option<Connector>,
     mut leadership: watch::Receiver<Leadership>,
+    mut view: watch::Receiver<View>,
 ) {
+    // What was told last: the same server is told of again and again, and the way to it stays.
+    let mut told: Option<Option<Leader>> = None;
     loop {
         let now = leadership.borrow_and_update().clone();
         match now {
             Leadership::Leader { .. } => {
                 hub.lead();
-                said.set_deciding(Deciding::Here);
+                told = None;
+                // Questions wait until there is something to answer them from.
+                let shown = tokio::select! {
+                    shown = view.changed() => shown.is_ok(),
+                    changed = leadership.changed() => match changed {
+                        Ok(()) => continue,
+                        Err(_) => false,
+                    },
+                };
+                if shown {
+                    said.set_deciding(Deciding::Here);
+                }
             }
             Leadership::Follower { leader } => {
+                // What this server saw when it led itself is no view of now.
+                view.mark_unchanged();
                 let other = leader.filter(|leader| leader.id != own);
                 let way = other.and_then(|leader| {
                     Some(Leader::new(leader.id, leader.fleet?, connector.as_ref()?))
                 });
-                hub.follow(way.clone());
-                said.set_deciding(match way {
-                    Some(leader) => Deciding::Elsewhere(Arc::new(Way(leader))),
-                    None => Deciding::Nobody,
-                });
+                if told.as_ref() != Some(&way) {
+                    hub.follow(way.clone());
+                    said.set_deciding(match way.clone() {
+                        Some(leader) => Deciding::Elsewhere(Arc::new(Way(leader))),
+                        None => Deciding::Nobody,
+                    });
+                    told = Some(way);
+                }
             }
         }
         if leadership.changed().await.is_err() {
@@ -283,5 +304,60 @@ impl Answers for OfApi {
                 body: body.into_data_stream().map_err(cut).boxed(),
             }
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Everything that can run has run.
+    async fn settle() {
+        for _ in 0..32 {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    fn server(n: u8) -> ServerId {
+        ServerId::from_parts(insula_model::Timestamp::from_millis(1), [n; 10])
+    }
+
+    #[tokio::test]
+    async fn questions_wait_until_a_new_leader_has_something_to_answer_from() {
+        let (hub, _inbox) = Hub::new();
+        let said = insula_api::Fleet::default();
+        said.set_deciding(Deciding::Nobody);
+        let mut deciding = said.deciding();
+        let leadership = watch::Sender::new(Leadership::Follower { leader: None });
+        let blank = || insula_plan::blank("localhost".parse().unwrap());
+        let view = watch::Sender::new(blank());
+        let following =
+            follow(hub, said, server(1), None, leadership.subscribe(), view.subscribe());
+        let following = tokio::spawn(following);
+        settle().await;
+        assert!(matches!(*deciding.borrow_and_update(), Deciding::Nobody));
+        for epoch in 1..=2 {
+            leadership.send_replace(Leadership::Leader { epoch });
+            settle().await;
+            assert!(!deciding.has_changed().unwrap(), "term {epoch}: what it saw is of before");
+            view.send_replace(blank());
+            settle().await;
+            assert!(matches!(*deciding.borrow_and_update(), Deciding::Here));
+            view.send_replace(blank());
+            leadership.send_replace(Leadership::Follower { leader: None });
+            settle().await;
+            assert!(matches!(*deciding.borrow_and_update(), Deciding::Nobody));
+            // Told again and again while it lasts, which ends no stream.
+            leadership.send_replace(Leadership::Follower { leader: None });
+            settle().await;
+            assert!(!deciding.has_changed().unwrap());
+        }
+        following.abort();
+    }
+
+    #[test]
+    fn a_question_is_held_for_a_lease_and_a_second() {
+        let lease = insula_control::LEASE_TTL.as_duration();
+        assert_eq!(insula_api::limits::LEADER_WAIT, lease + Duration::from_secs(1));
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use futures_util::FutureExt;
-use insula_api::{ApiConfig, ApiState, Bootstrap, Company};
+use insula_api::{ApiConfig, ApiState, Bootstrap, Company, Deciding};
 use insula_blobs::Blobs;
 use insula_control::{Boards, Cx, Membership, NodeBlobs};
 use insula_kit::clock::{Clock, SystemClock};
@@ -191,6 +191,8 @@ async fn run_server(args: Args, shutdown: Shutdown) -> anyhow::Result<()> {
         version: env!("CARGO_PKG_VERSION").to_owned(),
     };
     let fleet_said = insula_api::Fleet::default();
+    // Until that is clear, questions of what is live wait.
+    fleet_said.set_deciding(Deciding::Nobody);
     let state = ApiState {
         store: store.clone(),
         blobs: blobs.clone(),
@@ -232,10 +234,11 @@ async fn run_server(args: Args, shutdown: Shutdown) -> anyhow::Result<()> {
         async move { _ = shutdown.requested().await }.boxed().shared()
     };
     let (leadership, status) = (boards.leadership.subscribe(), boards.status.subscribe());
+    let view = boards.view.subscribe();
     let open = house.open().await?;
     let serving = insula_control::serve(cx, membership, inbound, boards, shutdown.clone());
     let control = tokio::spawn(serving);
-    let fleet = tokio::spawn(open.run(leadership, status, nodes, edges, asked));
+    let fleet = tokio::spawn(open.run(leadership, view, status, nodes, edges, asked));
     let api = tokio::spawn(api.serve(listener));
     // Whichever part ends first, by request or by failure, ends the whole; the supervisor starts it
     // again.
