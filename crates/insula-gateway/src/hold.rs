@@ -35,7 +35,7 @@ pub(crate) struct Prospect<'d> {
     pub(crate) doubt: Option<&'d Doubt>,
     /// The pulse says so now.
     pub(crate) is_dead: bool,
-    /// When it said so last.
+    /// When the pulse was lost last; the node may be back since.
     pub(crate) lost: Option<Instant>,
 }
 
@@ -50,7 +50,7 @@ pub(crate) enum Step {
 }
 
 impl Doubt {
-    /// Whether its node has been dead since it was asked, and not only the instance.
+    /// Whether its node was gone since it was asked, and not only the instance.
     fn is_confirmed(&self, lost: Option<Instant>) -> bool {
         self.was_dead || lost.is_some_and(|lost| lost >= self.asked)
     }

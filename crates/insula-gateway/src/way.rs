@@ -176,7 +176,7 @@ impl Far {
         }
     }
 
-    /// When the node at the end of a way was found dead last, whether or not it is back since.
+    /// When the node at the end of a way was last heard no more, whether or not it is back since.
     pub(crate) fn lost(&self, way: &Way) -> Option<Instant> {
         match way {
             Way::There { node, relay, .. } => Some(self.caller()?.lost(*node, *relay)?.into_std()),
@@ -184,7 +184,7 @@ impl Far {
         }
     }
 
-    /// Moves whenever the health of some node does; nothing while no node can be reached.
+    /// Moves whenever some node is lost or returns; nothing while no node can be reached.
     pub(crate) fn changes(&self) -> Option<watch::Receiver<u64>> {
         Some(self.caller()?.changes())
     }

@@ -5,6 +5,7 @@ mod support;
 mod connections;
 mod files;
 mod forwarding;
+mod held;
 mod hostile;
 mod http2;
 mod routing;

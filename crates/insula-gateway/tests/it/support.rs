@@ -1,5 +1,6 @@
 //! A server that hands out routes, apps that do as they are told, and visitors who write bytes.
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -121,7 +122,16 @@ impl Server {
     }
 
     pub fn offer(&self, generation: u64, routes: Vec<Route>) {
-        let table = RouteTable { generation: Generation(generation), routes, relays: [].into() };
+        self.offer_with(generation, routes, [].into());
+    }
+
+    fn offer_with(
+        &self,
+        generation: u64,
+        routes: Vec<Route>,
+        relays: BTreeMap<NodeId, SocketAddr>,
+    ) {
+        let table = RouteTable { generation: Generation(generation), routes, relays };
         let document = schema::encode(&table).unwrap();
         self.tables.send_replace(Some(wire::RouteMessage {
             generation,
@@ -133,7 +143,17 @@ impl Server {
 
     /// Offers a table and waits until it is in force; says who is still busy.
     pub async fn put(&mut self, generation: u64, routes: Vec<Route>) -> Vec<String> {
-        self.offer(generation, routes);
+        self.put_with(generation, routes, [].into()).await
+    }
+
+    /// The same, with the relays of nodes.
+    pub async fn put_with(
+        &mut self,
+        generation: u64,
+        routes: Vec<Route>,
+        relays: BTreeMap<NodeId, SocketAddr>,
+    ) -> Vec<String> {
+        self.offer_with(generation, routes, relays);
         loop {
             let ack = self.ack().await;
             if ack.generation == generation {

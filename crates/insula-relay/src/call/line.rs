@@ -41,7 +41,7 @@ pub(super) struct Line {
     pub(super) relay: SocketAddr,
     pub(super) common: Arc<Common>,
     pub(super) health: watch::Sender<Health>,
-    /// When its relay was found dead last; stays when it is back.
+    /// When its relay was last heard no more; stays when it is back.
     lost: Mutex<Option<Instant>>,
     pub(super) end: CancellationToken,
     spare: Mutex<Vec<Spare>>,
@@ -189,10 +189,16 @@ impl Line {
         *self.lost.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// It was heard and is not any more, which may be over before anybody calls it dead.
+    pub(super) fn lose(&self) {
+        *self.lost.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        self.common.changes.send_modify(|count| *count += 1);
+    }
+
     pub(super) fn say(&self, health: Health) {
         if health == Health::Dead && *self.health.borrow() != Health::Dead {
             // Known before anybody hears of it.
-            *self.lost.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+            self.lose();
         }
         let changed = self.health.send_replace(health) != health;
         if changed {

@@ -178,12 +178,13 @@ impl Caller {
         self.line(node, relay).health.subscribe()
     }
 
-    /// When the node was found dead last, whether or not it is back since.
+    /// When the node was last heard no more, whether or not it is back since: an agent that begins
+    /// again may be back before it counts as dead.
     pub fn lost(&self, node: NodeId, relay: SocketAddr) -> Option<Instant> {
         self.line(node, relay).lost()
     }
 
-    /// Moves whenever the health of some node does.
+    /// Moves whenever the health of some node does, or it is lost for a moment.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.inner.common.changes.subscribe()
     }

@@ -44,7 +44,10 @@ async fn keep(line: &Line) {
         if let Ok(Ok(connection)) = timeout(heartbeat, line.dial_now()).await {
             match beat(line, connection, heartbeat).await {
                 // Heard, and then not: dialled again at once, and that says the rest.
-                Some(Loss::Closed | Loss::Old) => {
+                Some(loss @ (Loss::Closed | Loss::Old)) => {
+                    if matches!(loss, Loss::Closed) {
+                        line.lose();
+                    }
                     pause = REDIAL_FIRST;
                     continue;
                 }
