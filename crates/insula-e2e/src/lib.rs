@@ -7,6 +7,7 @@
 pub mod app;
 pub mod archive;
 pub mod bench_fleet;
+pub mod disk;
 pub mod explorer;
 pub mod fleet;
 pub mod folder;

@@ -9,6 +9,7 @@ pub mod database;
 pub mod ground;
 pub mod impostor;
 pub mod process;
+pub mod s3;
 pub mod watch;
 
 use std::path::{Path, PathBuf};
@@ -25,6 +26,7 @@ use crate::machine::{host_of, program, wait_for};
 use database::Database;
 use ground::Ground;
 use process::Role;
+use s3::S3;
 
 /// Where each role listens in its place.
 const FLEET_PORT: u16 = 7443;
@@ -51,6 +53,8 @@ pub struct Fleet {
     pub servers: Vec<Role>,
     pub nodes: Vec<Role>,
     pub database: Option<Database>,
+    /// In place of a folder that all servers see.
+    pub s3: Option<S3>,
     pub ground: Ground,
     /// The server that is asked; else the first that runs.
     pub front: Option<usize>,
@@ -99,6 +103,7 @@ impl Fleet {
             servers: Vec::new(),
             nodes: Vec::new(),
             database: None,
+            s3: None,
             ground: Ground::lay()?,
             front: None,
             finished: false,
@@ -106,6 +111,18 @@ impl Fleet {
             tells_relays: false,
             folder,
         })
+    }
+
+    /// From now on servers keep their blobs in an S3 that has a place of its own.
+    pub fn keep_blobs_in_s3(&mut self) -> Result<()> {
+        let place = self.ground.place("s3")?;
+        self.s3 = Some(S3::start(place, self.folder.path())?);
+        Ok(())
+    }
+
+    /// That S3, to be hurt.
+    pub fn s3(&mut self) -> Result<&mut S3> {
+        self.s3.as_mut().context("blobs are in a folder")
     }
 
     pub fn folder(&self) -> &Path {
@@ -119,13 +136,20 @@ impl Fleet {
         let fleet = place.at(FLEET_PORT).to_string();
         let edge = format!("127.0.0.1:{EDGE_PORT}");
         let blobs = self.folder.path().join("blobs").display().to_string();
-        let mut args =
-            vec!["server", "--api", API, "--edge", &edge, "--fleet", &fleet, "--blobs", &blobs];
+        let mut args = vec!["server", "--api", API, "--edge", &edge, "--fleet", &fleet];
+        let s3 = self.s3.as_ref().map(S3::flags);
+        match &s3 {
+            Some(flags) => args.extend(flags.iter().map(String::as_str)),
+            None => args.extend(["--blobs", &blobs]),
+        }
         let url = self.database.as_ref().map(Database::url);
         if let Some(url) = &url {
             args.extend(["--database", url]);
         }
         let mut role = Role::new(place, self.folder.path(), &self.program, &args);
+        if s3.is_some() {
+            S3::keys().iter().for_each(|(name, value)| role.set_variable(name, value));
+        }
         if let Some(first) = self.servers.first() {
             std::fs::create_dir_all(&role.data)?;
             let (from, to) = (first.data.join("master.key"), role.data.join("master.key"));

@@ -44,6 +44,11 @@ impl Role {
         }
     }
 
+    /// Sets a variable, from the next start on.
+    pub fn set_variable(&mut self, name: &str, value: &str) {
+        self.environment.push((name.to_owned(), value.to_owned()));
+    }
+
     pub fn name(&self) -> &str {
         &self.place.name
     }

@@ -1,5 +1,7 @@
 //! Several machines: real processes in network namespaces, hurt in every way we could think of.
 
+mod ailments;
+mod blobs;
 mod gateways;
 mod joining;
 mod keys;
