@@ -54,8 +54,8 @@ impl Refusal {
     pub fn hint(self) -> &'static str {
         match self {
             Self::Identity => {
-                "start again with `--token` and what `insula nodes token` prints: who was removed \
-                 joins as somebody new then"
+                "find out who speaks in its name, if somebody does, and remove it; then start again \
+                 with `--token` and what `insula nodes token` prints: it joins as somebody new"
             }
             Self::Protocol => {
                 "servers understand members of their own version and of the one before: upgrade \

@@ -23,7 +23,7 @@ pub enum EnrolRefusal {
     /// Somebody else's token must not make him this member.
     #[error("{member} is in this fleet, with a certificate that still works")]
     Present { member: Member },
-    #[error("a newer certificate of {member} was used")]
+    #[error("a newer certificate of {member} was used: somebody else may be speaking in its name")]
     Superseded { member: Member, shown: Serial, used: Serial },
     #[error("no certificate with this number was given to {member}")]
     NeverIssued { member: Member, shown: Serial },
