@@ -214,8 +214,17 @@ mod tests {
                 // A command that is named without what it takes counts as named.
                 let Some(name) = line.split(' ').nth(1) else { continue };
                 let ours = Command::augment_subcommands(clap::Command::new("insula"));
-                let own =
-                    ["up", "down", "doctor", "server", "agent", "gateway", "backup", "migrate"];
+                let own = [
+                    "up",
+                    "down",
+                    "doctor",
+                    "server",
+                    "agent",
+                    "gateway",
+                    "backup",
+                    "migrate",
+                    "master-key",
+                ];
                 if own.contains(&name) {
                     continue;
                 }
@@ -233,7 +242,13 @@ mod tests {
 
     #[test]
     fn what_is_not_understood_is_a_usage_error() {
-        for line in ["insula", "insula nonsense", "insula scale web", "insula rollback latest"] {
+        for line in [
+            "insula",
+            "insula nonsense",
+            "insula scale web",
+            "insula rollback latest",
+            "insula nodes site n1",
+        ] {
             assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");
         }
     }

@@ -1,6 +1,6 @@
 //! `insula up`: every role on this machine, supervised.
 
-use std::io::{IsTerminal, Write};
+use std::io::{ErrorKind, IsTerminal, Write};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -85,8 +85,11 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     crate::role::wait_for_predecessors(&data)?;
     refuse_taken(args.api, "--api")?;
     refuse_taken(args.edge, "--edge")?;
-    if let Some(fleet) = args.fleet {
-        refuse_taken(fleet, "--fleet")?;
+    for (address, flag) in [(args.fleet, "--fleet"), (relay_of(&args), "--relay")] {
+        if let Some(address) = address {
+            refuse_unreachable(address, args.advertise, flag)?;
+            refuse_taken(address, flag)?;
+        }
     }
     let format = if args.log_json { LogFormat::Json } else { LogFormat::Auto };
     let filter = std::env::var(insula_kit::telemetry::FILTER_VARIABLE).ok();
@@ -97,12 +100,45 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     runtime.block_on(supervise_all(&args, &data, root))
 }
 
-/// Somebody else's listener would be taken for ours, or share our visitors.
-fn refuse_taken(address: SocketAddr, flag: &str) -> anyhow::Result<()> {
-    match std::net::TcpListener::bind(address) {
-        Ok(_) => Ok(()),
-        Err(error) => Err(error).with_context(|| format!("{flag} {address} cannot be listened on")),
+/// Where the agent listens for the rest of the fleet.
+fn relay_of(args: &Args) -> Option<SocketAddr> {
+    let beside = |fleet: SocketAddr| SocketAddr::new(fleet.ip(), relay::PORT);
+    args.relay.or(args.fleet.map(beside))
+}
+
+/// Nobody can dial every address of a machine.
+fn refuse_unreachable(
+    address: SocketAddr,
+    advertise: Option<SocketAddr>,
+    flag: &str,
+) -> anyhow::Result<()> {
+    if address.ip().is_unspecified() && advertise.is_none() {
+        bail!(
+            "{flag} {address} is every address of this machine: say with --advertise IP:PORT which \
+             one other machines shall dial"
+        );
     }
+    Ok(())
+}
+
+/// Somebody else's listener would be taken for ours, or share our visitors.
+pub fn refuse_taken(address: SocketAddr, flag: &str) -> anyhow::Result<()> {
+    let Err(error) = std::net::TcpListener::bind(address) else { return Ok(()) };
+    let way_out = match error.kind() {
+        ErrorKind::AddrInUse => format!(
+            "something listens there already (`ss -ltnp 'sport = :{}'` says what); end that, or give \
+             another with {flag}",
+            address.port()
+        ),
+        ErrorKind::AddrNotAvailable => {
+            format!("this machine has no such address; give one that it has with {flag}")
+        }
+        ErrorKind::PermissionDenied => {
+            format!("this user may not; run it as root, or give a port above 1023 with {flag}")
+        }
+        _ => format!("give another with {flag}"),
+    };
+    bail!("{flag} {address} cannot be listened on: {way_out}: {error}")
 }
 
 async fn supervise_all(args: &Args, data: &Data, root: bool) -> anyhow::Result<ExitCode> {
@@ -209,8 +245,7 @@ fn roles(args: &Args, data: &Data, root: bool) -> anyhow::Result<Vec<Role>> {
     }
     let server = role("server", &deciding, Environment::Whole, None);
     let mut network = vec!["--pool".to_owned(), args.pool.clone()];
-    let beside = |fleet: SocketAddr| SocketAddr::new(fleet.ip(), relay::PORT);
-    if let Some(relay) = args.relay.or(args.fleet.map(beside)) {
+    if let Some(relay) = relay_of(args) {
         network.extend(["--relay".to_owned(), relay.to_string()]);
         if let Some(advertised) = args.advertise.filter(|_| relay.ip().is_unspecified()) {
             let shown = SocketAddr::new(advertised.ip(), relay.port());
@@ -350,6 +385,31 @@ mod tests {
         let waiting = answering("the API", api, None);
         let waiting = tokio::time::timeout(READY_TIME_MAX * 2, waiting).await;
         assert!(waiting.is_err(), "it goes on waiting");
+    }
+
+    #[test]
+    fn an_address_that_cannot_be_had_is_told_of_with_its_flag_and_a_way_out() {
+        let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = taken.local_addr().unwrap();
+        let said = refuse_taken(address, "--relay").unwrap_err().to_string();
+        let start =
+            format!("--relay {address} cannot be listened on: something listens there already");
+        assert!(said.starts_with(&start) && said.contains("another with --relay"), "{said}");
+        // Of the documentation: nobody has it.
+        let said = refuse_taken(([192, 0, 2, 1], 0).into(), "--edge").unwrap_err().to_string();
+        assert!(said.contains("this machine has no such address"), "{said}");
+        drop(taken);
+        refuse_taken(address, "--relay").unwrap();
+    }
+
+    #[test]
+    fn every_address_is_none_that_others_can_dial() {
+        let every = ([0, 0, 0, 0], 7443).into();
+        let one = ([10, 0, 0, 1], 7443).into();
+        let said = refuse_unreachable(every, None, "--fleet").unwrap_err().to_string();
+        assert!(said.contains("--advertise IP:PORT"), "{said}");
+        refuse_unreachable(every, Some(one), "--fleet").unwrap();
+        refuse_unreachable(one, None, "--fleet").unwrap();
     }
 
     #[test]

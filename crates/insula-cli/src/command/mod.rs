@@ -118,7 +118,7 @@ pub enum Command {
     Gateways(gateways::Args),
     /// Show what happened
     Events(events::Args),
-    /// Explain why an app, a deployment, an instance or a run is as it is
+    /// Explain why an app, a deployment, an instance, a run or a node is as it is
     Why(why::Args),
     /// Show how the installation is, and what the org uses
     Status(status::Args),

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use insula_wire::rest::why::Why;
 
+use crate::client::Target;
 use crate::context::{Cx, Guess};
 use crate::failure::Outcome;
 use crate::show::clean;
@@ -12,14 +13,22 @@ use crate::show::paint::Paint;
 /// Ids of what can be explained. A name has no underscore.
 const ID_PREFIXES: [&str; 4] = ["app_", "dep_", "ins_", "run_"];
 
+/// Of no org: the operator's.
+const NODE_ID_PREFIX: &str = "node_";
+
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The id of an app, a deployment, an instance or a run, or an app's name [default: the app]
+    /// The id of an app, a deployment, an instance, a run or a node, or an app's name [default: the
+    /// app]
     thing: Option<String>,
 }
 
 pub async fn run(args: Args, cx: &Cx) -> Outcome {
     cx.require_sign_in()?;
+    if let Some(node) = args.thing.as_deref().filter(|thing| thing.starts_with(NODE_ID_PREFIX)) {
+        let why: Why = cx.client().get(&Target::v1(&["nodes", node, "why"])).await?;
+        return cx.terminal.answer(&why, |paint| render(&why, paint));
+    }
     let subject = match args.thing {
         Some(thing) if ID_PREFIXES.iter().any(|prefix| thing.starts_with(prefix)) => thing,
         Some(name) => cx.app_named(&name).await?.id.to_string(),

@@ -16,7 +16,7 @@ use crate::data::Data;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The data folder
+    /// The data folder [default: /var/lib/insula as root, else the XDG data folder]
     #[arg(long, env = "INSULA_DATA", value_name = "DIR")]
     data: Option<PathBuf>,
     /// A server of the fleet, HOST:PORT; more with commas. Others are learnt from it [default: the
@@ -33,7 +33,7 @@ pub struct Args {
     /// which this machine reaches the server; beside a server nowhere]
     #[arg(long, value_name = "ADDR")]
     relay: Option<SocketAddr>,
-    /// What to tell them instead, behind NAT say
+    /// The address to tell them instead, if they reach this machine by another, behind NAT say
     #[arg(long, requires = "relay", value_name = "ADDR")]
     advertise: Option<SocketAddr>,
     /// The network that instances get addresses from
@@ -80,6 +80,10 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     };
     let server = endpoint(&data, args.server, args.token.as_deref())?;
     let relay = super::relay::access(&data, args.relay, args.advertise, &server)?;
+    if let Some(listen) = relay.listen {
+        // Before it joins, which a token is for only once.
+        crate::up::refuse_taken(listen, "--relay")?;
+    }
     let name = match (args.name, &server) {
         (Some(name), _) => name,
         (None, Endpoint::Unix(_)) => "local".parse()?,
@@ -125,7 +129,9 @@ fn endpoint(data: &Data, servers: Vec<String>, token: Option<&str>) -> anyhow::R
     if supervised || (servers.is_empty() && token.is_none() && !elsewhere) {
         return Ok(Endpoint::Unix(data.node_socket()));
     }
-    let token = token.map(str::parse).transpose().context("--token")?;
+    let token = token.map(str::parse).transpose();
+    let token =
+        token.context("--token is not what `insula nodes token` printed; copy all of it")?;
     Ok(Endpoint::Fleet { servers, token })
 }
 

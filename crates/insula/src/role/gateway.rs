@@ -19,7 +19,7 @@ pub const GATEWAY_USER: (u32, u32) = (61_870, 61_870);
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The data folder
+    /// The data folder [default: /var/lib/insula as root, else the XDG data folder]
     #[arg(long, env = "INSULA_DATA", value_name = "DIR")]
     data: Option<PathBuf>,
     /// Where visitors come in

@@ -46,7 +46,7 @@ pub const JOIN_TOKEN: &str = "INSULA_JOIN_TOKEN";
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The data folder
+    /// The data folder [default: /var/lib/insula as root, else the XDG data folder]
     #[arg(long, env = "INSULA_DATA", value_name = "DIR")]
     data: Option<PathBuf>,
     /// Where the API listens

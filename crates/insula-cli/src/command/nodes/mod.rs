@@ -5,6 +5,7 @@ mod show;
 mod site;
 mod token;
 
+use insula_model::names::excerpt;
 use insula_wire::rest::node::Node;
 use insula_wire::rest::why::Why;
 
@@ -12,13 +13,26 @@ use super::done;
 use crate::client::Target;
 use crate::context::Cx;
 use crate::failure::{Failure, Outcome};
-use crate::show::clean;
+use crate::show::{clean, units};
+
+/// Below the help: how a machine gets in, and what a state means.
+const AFTER_HELP: &str = "\
+A machine joins in two steps: run `insula nodes token` here, and on that machine, as root, the line
+that it prints. The server has to let others in: `insula up --fleet ADDR`, or `insula server --fleet ADDR`.
+
+States: ready takes new instances; suspect missed a heartbeat, and gets nothing new for now; lost was
+silent for three, and what it ran is started elsewhere; degraded says itself what it lacks (`insula
+nodes why NAME`); cordoned, draining and drained are as you said.";
 
 #[derive(Debug, clap::Args)]
+#[command(after_help = AFTER_HELP)]
 pub struct Args {
     #[command(subcommand)]
     verb: Option<Verb>,
 }
+
+/// Names in a hint; more are a list of their own.
+const HINT_NODES_MAX: usize = 10;
 
 #[derive(Debug, clap::Subcommand)]
 enum Verb {
@@ -81,10 +95,15 @@ pub async fn run(args: Args, cx: &Cx) -> Outcome {
         Verb::Drain(args) => drain::run(args, cx).await,
         Verb::Remove { node, yes } => {
             let found = find(cx, &node).await?;
-            let n = found.reserved.instances;
+            let what = match found.reserved.instances {
+                0 => "nothing runs on it".to_owned(),
+                n => {
+                    let n = units::count(n as usize, "instance is", "instances are");
+                    format!("its {n} replaced on other nodes")
+                }
+            };
             let what = format!(
-                "this removes {} for ever: its certificate is refused from now on, and its {n} \
-                 instances are replaced on other nodes",
+                "this removes {} for ever: its certificate is refused from now on, and {what}",
                 found.name
             );
             cx.terminal.confirm(&what, yes)?;
@@ -115,10 +134,24 @@ async fn all(cx: &Cx) -> Result<Vec<Node>, Failure> {
 
 async fn find(cx: &Cx, named: &str) -> Result<Node, Failure> {
     let is = |one: &Node| one.id.to_string() == named || one.name.as_str() == named;
-    let found = all(cx).await?.into_iter().find(is);
-    found.ok_or_else(|| {
-        Failure::not_found(format!("there is no node `{named}`")).hint("insula nodes")
-    })
+    let mut all = all(cx).await?;
+    match all.iter().position(is) {
+        Some(at) => Ok(all.swap_remove(at)),
+        None => Err(no_such(named, &all)),
+    }
+}
+
+fn no_such(named: &str, all: &[Node]) -> Failure {
+    let mut names: Vec<&str> =
+        all.iter().take(HINT_NODES_MAX).map(|one| one.name.as_str()).collect();
+    if all.len() > names.len() {
+        names.push("…");
+    }
+    let hint = match names.as_slice() {
+        [] => "none has joined yet: insula nodes token".to_owned(),
+        names => format!("there are: {}", names.join(", ")),
+    };
+    Failure::not_found(format!("there is no node `{}`", excerpt(named))).hint(hint)
 }
 
 fn target(node: &Node, more: &[&str]) -> Target {
@@ -128,4 +161,19 @@ fn target(node: &Node, more: &[&str]) -> Target {
 
 async fn act(cx: &Cx, node: &Node, verb: &str) -> Result<Node, Failure> {
     Ok(cx.client().act(&target(node, &[verb])).await?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_not_there_is_told_who_is() {
+        let node = show::tests::node();
+        let hint = |all: &[Node]| no_such("nope", all).hint.unwrap();
+        assert_eq!(hint(&[]), "none has joined yet: insula nodes token");
+        assert_eq!(hint(std::slice::from_ref(&node)), format!("there are: {}", node.name));
+        let many = vec![node; HINT_NODES_MAX + 1];
+        assert!(hint(&many).ends_with(", …"));
+    }
 }

@@ -70,3 +70,29 @@ pub(super) fn one(node: &Node, paint: Paint) -> String {
     }
     pairs(&lines, paint)
 }
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    pub(in super::super) fn node() -> Node {
+        let at = insula_model::Timestamp::from_millis(1);
+        let node = serde_json::json!({
+            "id": insula_model::NodeId::from_parts(at, [1; 10]), "name": "one", "state": "ready",
+            "notes": [], "connected": true, "zone": "north", "labels": {}, "mode": "full",
+            "architecture": "x86_64", "isolation": ["standard"], "runtimes": [],
+            "capacity": { "cpu_millis": 2_000, "memory_bytes": 1 << 30, "instances": 9 },
+            "reserved": { "cpu_millis": 500, "memory_bytes": 1 << 20, "instances": 1 },
+            "agent_version": "0.1.0", "joined": at, "hello": at,
+        });
+        serde_json::from_value(node).unwrap()
+    }
+
+    #[test]
+    fn what_a_node_says_of_itself_drives_no_terminal() {
+        let notes = vec!["full\u{1b}[2J".to_owned()];
+        let hostile = Node { notes, mode: "\u{1b}]0;x\u{7}".into(), ..node() };
+        let shown = one(&hostile, Paint::PLAIN) + &table(&[hostile]).render(Paint::PLAIN, None);
+        assert!(shown.contains("north") && !shown.contains('\u{1b}'), "{shown:?}");
+    }
+}

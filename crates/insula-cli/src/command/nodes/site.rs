@@ -8,13 +8,14 @@ use crate::context::Cx;
 use crate::failure::{Failure, Outcome};
 
 #[derive(Debug, clap::Args)]
+#[command(group = clap::ArgGroup::new("what").args(["pool", "zone", "labels", "unlabel"]).multiple(true).required(true))]
 pub struct Args {
     /// By name or id
     node: String,
     /// The pool that it is set apart for; "" for the common one
     #[arg(long)]
     pool: Option<String>,
-    /// The nodes that it fails together with; "" for none
+    /// Where it is: what fails together, as a rack or a building does; "" for none
     #[arg(long)]
     zone: Option<String>,
     /// A label that it gets: `disk=ssd` (may be given again)

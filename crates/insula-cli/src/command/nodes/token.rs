@@ -2,6 +2,7 @@
 
 use insula_model::{LabelName, LabelValue, NodeName, PoolName, Timestamp, ZoneName};
 use insula_wire::rest::join::{CreateJoin, JoinCreated, JoinRole};
+use insula_wire::rest::node::Node;
 
 use crate::client::Target;
 use crate::context::Cx;
@@ -13,13 +14,13 @@ pub struct Args {
     /// What will join with it
     #[arg(long = "for", value_enum, default_value = "node", value_name = "ROLE")]
     role: For,
-    /// What the node will be called [default: what it calls itself]
+    /// What the node will be called, if no other is [default: what it calls itself]
     #[arg(long)]
     name: Option<NodeName>,
     /// The pool that it is set apart for [default: the common one]
     #[arg(long)]
     pool: Option<PoolName>,
-    /// The nodes that it fails together with
+    /// Where it is: what fails together, as a rack or a building does [default: none]
     #[arg(long)]
     zone: Option<ZoneName>,
     /// What it can be chosen by: `disk=ssd` (may be given again)
@@ -36,7 +37,23 @@ enum For {
     Gateway,
 }
 
+/// A name is one node's; the other is told apart by the end of its id. No refusal: the node that has
+/// it may be the one that joins again.
+fn name_taken(name: &NodeName, nodes: &[Node]) -> Option<String> {
+    let taken = nodes.iter().find(|node| node.name == *name)?;
+    Some(format!(
+        "a node is called {name} already, {}: unless it is that one that joins again, the new one gets \
+         another name",
+        taken.id
+    ))
+}
+
 pub(super) async fn run(args: Args, cx: &Cx) -> Outcome {
+    if let (Some(name), For::Node) = (&args.name, args.role)
+        && let Some(words) = name_taken(name, &super::all(cx).await?)
+    {
+        cx.terminal.say(&words);
+    }
     let body = CreateJoin {
         role: match args.role {
             For::Node => JoinRole::Node,
@@ -69,4 +86,18 @@ pub(super) async fn run(args: Args, cx: &Cx) -> Outcome {
         );
     }
     cx.terminal.answer(&made, |_| format!("{}\n", made.secret.0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_that_another_node_has_is_told_of() {
+        let nodes = [super::super::show::tests::node()];
+        let taken = &nodes[0].name;
+        let said = name_taken(taken, &nodes).unwrap();
+        assert!(said.contains(taken.as_str()) && said.contains(&nodes[0].id.to_string()), "{said}");
+        assert_eq!(name_taken(&"another".parse().unwrap(), &nodes), None);
+    }
 }
