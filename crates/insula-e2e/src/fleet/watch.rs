@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
+use super::ground::Ground;
 use super::process::Role;
 use super::{EDGE_PORT, Fleet};
 use crate::load::Load;
@@ -142,20 +143,30 @@ impl Fleet {
     /// Cuts the power of a node: it says nothing more, and nothing of it lives.
     pub fn cut_power(&mut self, node: usize) -> Result<()> {
         let role = self.nodes.get_mut(node).context("there is no such node")?;
-        // First the cable: a kernel that goes on would close the connections with a word.
-        self.ground.cut_off(role.name())?;
-        role.kill()?;
-        let data = role.data.display().to_string();
-        for pid in process::with_argument(&data).into_keys() {
+        power_off(&self.ground, role)
+    }
+
+    /// The same of a machine that is a server, and a node perhaps.
+    pub fn cut_power_of_server(&mut self, server: usize) -> Result<()> {
+        let role = self.servers.get_mut(server).context("there is no such server")?;
+        power_off(&self.ground, role)
+    }
+}
+
+fn power_off(ground: &Ground, role: &mut Role) -> Result<()> {
+    // First the cable: a kernel that goes on would close the connections with a word.
+    ground.cut_off(role.name())?;
+    role.kill()?;
+    let data = role.data.display().to_string();
+    for pid in process::with_argument(&data).into_keys() {
+        end(pid)?;
+    }
+    for life in lives_on(role) {
+        for (pid, _) in life.processes {
             end(pid)?;
         }
-        for life in lives_on(role) {
-            for (pid, _) in life.processes {
-                end(pid)?;
-            }
-        }
-        Ok(())
     }
+    Ok(())
 }
 
 /// `kill -9` of what may have ended meanwhile with somebody else.

@@ -2,6 +2,7 @@
 
 mod ailments;
 mod blobs;
+mod boxes;
 mod gateways;
 mod joining;
 mod keys;
