@@ -15,6 +15,9 @@ const CALM_MS_MAX: u64 = 460_000;
 /// plane's look at everything, which so happens in it now and then.
 const STAYS_MS: u64 = 12_000;
 const LOOK_EVERY_MS: u64 = 2_000;
+/// What was under way when it became calm arrives within this, and is noticed: a question about the
+/// lease that a slow store answers late takes the term from whoever asked it, say.
+const UNDER_WAY_MS_MAX: u64 = 5_000;
 /// A good release goes live within this, in a calm fleet.
 const DEPLOY_MS_MAX: u64 = 60_000;
 
@@ -76,6 +79,9 @@ impl Sim {
                 self.trace.tell(self.now, || "it is calm from here on".to_owned());
                 self.heal_all();
             }
+            return;
+        }
+        if self.now < self.round.calm_since + UNDER_WAY_MS_MAX {
             return;
         }
         // In the middle of a write nothing can be said; there is always another moment.

@@ -149,7 +149,7 @@ impl Sim {
     fn apps_are_well(&self, short_of_room: bool) -> Result<(), String> {
         // Of a single one whose node stays away there is nothing, for as long as that is so.
         for app in self.store.rows.apps.values().filter(|app| !self.waits_for_single(app.id)) {
-            let mut there: BTreeMap<&ComponentName, (usize, usize)> = BTreeMap::new();
+            let mut there: BTreeMap<&ComponentName, (usize, usize, usize)> = BTreeMap::new();
             for (n, machine) in self.machines.iter().enumerate() {
                 for held in machine.held.values().filter(|it| it.target.place.app == app.id) {
                     if !self.is_connected(n) {
@@ -160,6 +160,7 @@ impl Sim {
                     let live =
                         app.live.as_ref().is_some_and(|it| it.deployment == held.target.deployment);
                     counts.1 += usize::from(live && held.serves(self.now));
+                    counts.2 += usize::from(live && !held.serves(self.now));
                 }
             }
             let release =
@@ -177,10 +178,11 @@ impl Sim {
             for (name, spec) in &release.spec.components {
                 let want = insula_plan::rollout::wanted(app, name, spec) as usize;
                 let away = spec.single && self.waits_for_single(app.id);
-                let (all, ready) = there.remove(name).unwrap_or_default();
+                let (all, ready, coming) = there.remove(name).unwrap_or_default();
                 let enough = ready == want || short_of_room || away || !good;
-                // What is live and never ready does not take the place of what is.
-                if (all > want && good) || !enough {
+                // What is live and never ready does not take the place of what is; what will be ready
+                // may still let another go.
+                if (good && (all > want || coming > 0)) || !enough {
                     return Err(format!(
                         "`{name}` of {}: {all} there, {ready} ready, {want} asked for",
                         app.name
