@@ -28,6 +28,7 @@ pub mod report;
 mod routes;
 mod targets;
 mod told;
+mod vigil;
 mod words;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -53,6 +54,7 @@ use flight::Flight;
 use mutation::{Greeting, Mutation, Ticket};
 use presence::Ledger;
 use report::{Pass, Reconciler, Reports, Status};
+use vigil::Vigil;
 
 /// After a failure of the store, before the next try.
 pub const STORE_PAUSE: Millis = Millis(500);
@@ -160,6 +162,7 @@ pub struct Core {
     table: Option<RouteTable>,
     parts: BTreeMap<AppId, Vec<Route>>,
     due: Due,
+    vigil: Vigil,
     /// The last bundle of steps did not go through: each app's go alone, so that one that cannot be
     /// done does not hold up the others.
     singly: bool,
@@ -225,6 +228,7 @@ impl Core {
             table: None,
             parts: BTreeMap::new(),
             due: Due::default(),
+            vigil: Vigil::default(),
             singly: false,
             open: BTreeMap::new(),
             flights: BTreeMap::new(),
@@ -242,6 +246,8 @@ impl Core {
             status: Reports::new(),
         };
         core.take_snapshot(generation, rows);
+        let found: Vec<AppId> = core.world.pending_apps().collect();
+        core.watch(found, now, false);
         core.current_as_of = Some(0);
         core
     }
@@ -353,6 +359,7 @@ impl Core {
         world.edge = self.world.edge.clone();
         world.rules = self.settings.rules;
         world.measured = self.world.measured.clone();
+        world.watched = self.world.watched.clone();
         world.prune();
         self.environments = Environments::of(&world);
         for known in self.ledger.nodes().collect::<Vec<_>>() {

@@ -37,8 +37,7 @@ pub(crate) fn begin(
     match plan.room.place(&ask, None) {
         Ok(node) => plan.act(Action::StartBuild { deployment: deployment.id, node }),
         Err(no) => {
-            let search = Search { component: None, ask: &ask, since: deployment.updated };
-            no_room(world, deployment, &search, &no, now, plan);
+            no_room(world, deployment, &Search { component: None, ask: &ask }, &no, now, plan);
         }
     }
 }

@@ -25,7 +25,7 @@ pub mod world;
 
 pub use action::{Action, Plan, Wait};
 pub use due::{Due, Scope};
-pub use world::{Edge, Measured, Presence, Rules, World};
+pub use world::{Edge, Measured, Presence, Rules, Watched, World};
 
 use std::sync::Arc;
 

@@ -142,8 +142,7 @@ fn starting(world: &World, app: &App, deployment: &Deployment, now: Timestamp, p
         let (done, no) = component(world, deployment, &asked, now, plan);
         if let Some(no) = no {
             let ask = Ask::of(spec, app.org);
-            let since = last_step(deployment, &own);
-            let search = Search { component: Some(name), ask: &ask, since };
+            let search = Search { component: Some(name), ask: &ask };
             return no_room(world, deployment, &search, &no, now, plan);
         }
         all_ready &= done;
@@ -303,9 +302,25 @@ fn started(deployment: &Deployment) -> Timestamp {
         .map_or(deployment.updated, |m| m.started)
 }
 
-/// When a deployment found room last: from then on it looks for more.
-fn last_step(deployment: &Deployment, own: &[&Instance]) -> Timestamp {
-    own.iter().map(|i| i.created).fold(deployment.updated, Timestamp::max)
+/// When a deployment came further last, found room for something, say: from then on it looks for more.
+pub fn last_step(world: &World, deployment: &Deployment) -> Timestamp {
+    let own = world.instances_of(deployment.app).filter(|i| i.deployment == deployment.id);
+    own.map(|i| i.created).fold(deployment.updated, Timestamp::max)
+}
+
+/// When a deployment has waited for so long. Times in rows are by clocks that somebody may have set
+/// since, so what was seen from its beginning on is counted without them; of a wait that began
+/// unseen it is enough that either says so.
+fn has_waited(
+    world: &World,
+    deployment: &Deployment,
+    patience: Millis,
+    now: Timestamp,
+) -> Timestamp {
+    let told = || seen_by(world, last_step(world, deployment).plus(patience));
+    let Some(watched) = world.watched.get(&deployment.id) else { return told() };
+    let counted = now.plus(Millis(patience.0.saturating_sub(watched.span.0)));
+    if watched.whole { counted } else { told().min(counted) }
 }
 
 /// A search for room that found none.
@@ -313,7 +328,6 @@ pub(crate) struct Search<'a> {
     /// Nothing for the build.
     pub(crate) component: Option<&'a ComponentName>,
     pub(crate) ask: &'a Ask,
-    pub(crate) since: Timestamp,
 }
 
 pub(crate) fn no_room(
@@ -337,7 +351,7 @@ pub(crate) fn no_room(
     };
     let what = search.component.map_or_else(|| "the build".to_owned(), |c| format!("`{c}`"));
     let message = format!("{what} cannot be placed: {no}");
-    let deadline = seen_by(world, search.since.plus(patience));
+    let deadline = has_waited(world, deployment, patience, now);
     if patience > Millis(0) && now < deadline {
         plan.wake_at(deadline);
         return plan.wait(deployment.id, message);

@@ -45,6 +45,8 @@ pub struct World {
     /// Nodes that were heard since then. See `presence`.
     pub heard: OrdMap<NodeId, Presence>,
     pub measured: OrdMap<NodeId, Measured>,
+    /// Deployments without a verdict that this control plane keeps an eye on.
+    pub watched: OrdMap<DeploymentId, Watched>,
     pub rules: Rules,
     /// Deployments without a verdict, by their app.
     pending: OrdMap<AppId, OrdSet<DeploymentId>>,
@@ -111,6 +113,16 @@ pub enum Presence {
     /// It has not been heard for this long: whole intervals, counted from when it was heard last or
     /// from when this control plane began to look, whichever is later.
     Silent { span: Millis },
+}
+
+/// For how long a deployment was seen to come no further, see `rollout::last_step`. Measured on a
+/// clock that never jumps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Watched {
+    pub span: Millis,
+    /// All of that time was seen. Otherwise it was so before this control plane began to look, and
+    /// only the times in the rows tell of that.
+    pub whole: bool,
 }
 
 /// What a node uses in truth, as it said last, in coarse steps.
@@ -355,6 +367,7 @@ impl World {
             since: Timestamp::from_millis(0),
             heard: OrdMap::new(),
             measured: OrdMap::new(),
+            watched: OrdMap::new(),
             rules: Rules::default(),
             pending: OrdMap::new(),
             building: OrdSet::new(),

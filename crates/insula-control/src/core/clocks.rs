@@ -207,12 +207,14 @@ impl Clocks {
     }
 
     /// Whether our time of day was set since the last look.
-    fn see_step(&mut self, now: Now) {
+    fn see_step(&mut self, now: Now) -> bool {
         let offset = offset_ms(now);
-        if offset.abs_diff(self.offset_ms) > STEP_MIN_MS {
+        let stepped = offset.abs_diff(self.offset_ms) > STEP_MIN_MS;
+        if stepped {
             self.patience = Millis(self.patience.0.max(now.steady.0 + STEP_PATIENCE.0));
         }
         self.offset_ms = offset;
+        stepped
     }
 }
 
@@ -228,12 +230,15 @@ impl Core {
     /// Looks at all clocks when anybody said anything, and now and then. Who may have to be marked,
     /// or not any more, is noted.
     pub(super) fn look_at_clocks(&mut self, now: Now) {
+        if self.clocks.see_step(now) {
+            // What is due at some time of day may be due at another now.
+            self.due.everything(&self.world);
+        }
         let waited = self.clocks.looked.map(|at| now.steady.0.saturating_sub(at.0));
         let is_time = waited.is_none_or(|waited| waited >= LOOK_INTERVAL.0);
         if !is_time && self.ailing.is_empty() {
             return;
         }
-        self.clocks.see_step(now);
         let verdict = judge(self.sessions.values().map(|session| session.away(now)));
         let same = std::mem::discriminant(&verdict) == std::mem::discriminant(&self.clocks.verdict);
         self.clocks.verdict = verdict;

@@ -37,6 +37,7 @@ impl Core {
             return;
         }
         let mut pass = self.pass();
+        self.watch(scope.apps.iter().copied(), now, true);
         let mut plan = insula_plan::plan_for(&self.world, &scope, now.wall);
         self.due.planned(&mut plan);
         plan.actions.iter().for_each(|action| pass.did(verb(action), 1));
@@ -56,6 +57,19 @@ impl Core {
         }
         self.plan = Arc::new(plan);
         self.note(Reconciler::Deployments, pass, now);
+    }
+
+    /// Notes how long the deployments of these have come no further.
+    pub(super) fn watch(&mut self, apps: impl IntoIterator<Item = AppId>, now: Now, whole: bool) {
+        for app in apps {
+            for (id, watched) in self.vigil.look(&self.world, app, now.steady, whole) {
+                let all = &mut self.world_mut().watched;
+                match watched {
+                    Some(watched) => drop(all.insert(id, watched)),
+                    None => drop(all.remove(&id)),
+                }
+            }
+        }
     }
 
     fn act(&mut self, actions: &[Action], now: Now, turn: &mut Turn) {

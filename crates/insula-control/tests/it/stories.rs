@@ -4,6 +4,7 @@ use insula_control::core::mutation::Outcome;
 use insula_control::core::report::Reconciler;
 use insula_control::core::{SAFETY_INTERVAL, STORE_PAUSE};
 use insula_link::Inbound;
+use insula_model::deployment::{Deployment, DeploymentState};
 use insula_model::feed::Change;
 use insula_model::fleet::Member;
 use insula_model::node::{Ailment, AilmentKind, NodeState};
@@ -493,4 +494,42 @@ fn a_node_that_talks_without_end_is_slowed_down_and_its_last_word_counts() {
     assert_eq!(plant.store.nodes[&node].lost, None, "it is heard all the same");
     plant.passes(Millis::secs(2));
     assert_eq!(stored(&plant), last);
+}
+
+/// A deployment that finds no node, in a fleet whose only one has gone.
+fn waits_for_room() -> (Plant, DeploymentId) {
+    let mut plant = fleet(1, 1);
+    plant.passes(Millis::secs(2));
+    plant.cut_off(1);
+    plant.passes(Millis::secs(10));
+    let shop = Shop::new(2, 1);
+    let state = DeploymentState::Queued;
+    let updated = plant.now().wall;
+    let next = Deployment { state, release: None, updated, created: updated, ..shop.deployment };
+    let id = next.id;
+    plant.commit(vec![
+        Change::Org(Box::new(shop.org)),
+        Change::Project(Box::new(shop.project)),
+        Change::Environment(Box::new(shop.environment)),
+        Change::App(Box::new(shop.app)),
+        Change::Deployment(Box::new(next)),
+    ]);
+    plant.rests();
+    assert_eq!(plant.store.deployments[&id].state, DeploymentState::Starting);
+    (plant, id)
+}
+
+#[test]
+fn a_clock_that_is_set_neither_lengthens_nor_cuts_the_wait_for_room() {
+    for set_ms in [-HOUR_MS, HOUR_MS] {
+        let (mut plant, id) = waits_for_room();
+        plant.passes(Millis::secs(5));
+        plant.set_ms += set_ms;
+        plant.passes(Millis::secs(9));
+        let state = &plant.store.deployments[&id].state;
+        assert_eq!(*state, DeploymentState::Starting, "{set_ms}");
+        plant.passes(Millis::secs(2));
+        let state = &plant.store.deployments[&id].state;
+        assert!(matches!(state, DeploymentState::Failed { .. }), "{set_ms}: {state:?}");
+    }
 }

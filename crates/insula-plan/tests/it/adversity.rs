@@ -8,6 +8,7 @@ use insula_model::feed::Change;
 use insula_model::observed::InstancePhase;
 use insula_model::spec::{AppSpec, ComponentKind, ComponentSpec};
 use insula_model::{AppId, Bytes, DeploymentId, Millis, Timestamp};
+use insula_plan::Watched;
 
 use crate::scene::{Scene, component, spec};
 
@@ -346,4 +347,52 @@ fn why_tells_of_the_last_failure_and_of_restarts() {
     let said = insula_plan::why::app(&s.world, s.app, Some(&newest), &plan).join("\n");
     assert!(said.contains("ended 2 times before it was ready: exit code 1"), "{said}");
     assert!(said.contains("it is ready, after 11 restarts"), "{said}");
+}
+
+/// Waits for room, as a control plane sees it that has watched it for so long.
+fn waits_for_room(span: Millis, whole: bool) -> (Scene, DeploymentId) {
+    let mut s = Scene::new();
+    let deployment = s.deploy_built(spec(&[("web", web(1))]));
+    s.world.heard.clear();
+    s.world.watched.insert(deployment, Watched { span, whole });
+    (s, deployment)
+}
+
+#[test]
+fn a_clock_that_is_set_changes_nothing_about_how_long_room_is_waited_for() {
+    const HOUR_MS: i64 = 3_600_000;
+    for set_ms in [-HOUR_MS, 0, HOUR_MS] {
+        let (mut s, _) = waits_for_room(Millis::secs(14), true);
+        s.now = Timestamp::from_millis(s.now.as_millis() + 14_000 + set_ms);
+        check(
+            &s.settle(),
+            expect![[r#"
+                wait d1: the build cannot be placed: no node answers: a
+            "#]],
+        );
+        let next = insula_plan::plan(&s.world, s.now).next;
+        assert_eq!(next, Some(s.now.plus(Millis::secs(1))), "the rest of its patience");
+        let (mut s, _) = waits_for_room(Millis::secs(15), true);
+        s.now = Timestamp::from_millis(s.now.as_millis() + 15_000 + set_ms);
+        check(
+            &s.settle(),
+            expect![[r#"
+                d1 failed: no_capacity: the build cannot be placed: no node answers: a
+            "#]],
+        );
+    }
+}
+
+#[test]
+fn of_a_wait_that_began_unseen_it_is_enough_that_either_clock_says_it_is_over() {
+    let fails = |span: u64, later: i64| {
+        let (mut s, _) = waits_for_room(Millis::secs(span), false);
+        s.now = Timestamp::from_millis(s.now.as_millis() + later * 1_000);
+        s.settle().contains("failed: no_capacity")
+    };
+    assert!(!fails(14, 14));
+    // Whoever led before us had watched it for a while.
+    assert!(fails(1, 15));
+    // Its clock was an hour ahead.
+    assert!(fails(15, -3_600));
 }

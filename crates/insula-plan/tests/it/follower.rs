@@ -62,7 +62,7 @@ impl Follower {
     }
 }
 
-fn changes(before: &World, after: &World) -> Vec<Change> {
+pub fn changes(before: &World, after: &World) -> Vec<Change> {
     fn rows<K: Ord + Copy, V: Clone + PartialEq>(
         before: &OrdMap<K, V>,
         after: &OrdMap<K, V>,

@@ -8,6 +8,7 @@ mod follower;
 mod loss;
 mod needless;
 mod placement;
+mod rest;
 mod rolling;
 mod scene;
 mod script;

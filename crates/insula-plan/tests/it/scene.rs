@@ -17,9 +17,7 @@ use insula_plan::effect::{Cut, Fresh, effect, write};
 use insula_plan::{Action, Presence, World};
 
 use crate::follower::Follower;
-
-/// Passes after which a story that has not come to rest never will.
-const PASSES_MAX: usize = 50;
+use crate::rest::{PASSES_MAX, Passes, a_newcomer_agrees};
 
 pub struct Scene {
     pub world: World,
@@ -358,7 +356,8 @@ impl Scene {
     /// Plans and carries out until nothing is left to do; tells what was done and what waits.
     pub fn settle(&mut self) -> String {
         let mut said = String::new();
-        for _ in 0..PASSES_MAX {
+        let mut passes = Passes::default();
+        while passes.count() < PASSES_MAX {
             let plan = insula_plan::plan(&self.world, self.now);
             let follower = self.follower.get_or_insert_with(|| Follower::new(&self.world));
             follower.compare(&self.world, self.now, &plan);
@@ -366,10 +365,11 @@ impl Scene {
                 for wait in &plan.waits {
                     said += &format!("wait {}: {}\n", self.name(&wait.subject), wait.reason);
                 }
-                let again = insula_plan::plan(&self.world, self.now);
-                assert!(again.actions.is_empty(), "planning again after applying yields nothing");
+                a_newcomer_agrees(&self.world, self.now, &plan);
+                println!("came to rest after {} passes", passes.count());
                 return self.told(&said);
             }
+            passes.look(&self.world, &plan);
             for action in plan.actions {
                 let placed = self.dotted && matches!(action, Action::Place { .. });
                 if !placed {
