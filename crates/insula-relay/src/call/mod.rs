@@ -181,7 +181,8 @@ impl Caller {
     /// When the node was last heard no more, whether or not it is back since: an agent that begins
     /// again may be back before it counts as dead.
     pub fn lost(&self, node: NodeId, relay: SocketAddr) -> Option<Instant> {
-        self.line(node, relay).lost()
+        let lines = self.lock();
+        lines.get(&node).filter(|line| line.relay == relay)?.lost()
     }
 
     /// Moves whenever the health of some node does, or it is lost for a moment.

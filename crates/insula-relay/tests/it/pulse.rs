@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use insula_relay::{Health, Limits, OpenError};
 use tokio::io::AsyncWriteExt;
 
-use crate::fleet::{Fleet, GATEWAY, NODE, Tap, TestDoors, WEB, echo, name_of, soon};
+use crate::fleet::{Fleet, GATEWAY, NODE, OTHER_NODE, Tap, TestDoors, WEB, echo, name_of, soon};
 
 const HEARTBEAT: Duration = Duration::from_millis(400);
 
@@ -54,8 +54,11 @@ async fn a_relay_that_ends_is_dead_at_once_and_one_that_returns_is_used() {
     let mut health = caller.health(NODE, relay.at);
     soon(health.wait_for(|health| *health == Health::Alive)).await.unwrap();
     soon(caller.open(NODE, relay.at, WEB)).await.unwrap();
+    assert_eq!(caller.lost(NODE, relay.at), None);
     drop(relay.end);
     soon(health.wait_for(|health| *health == Health::Dead)).await.unwrap();
+    assert!(caller.lost(NODE, relay.at).is_some(), "known as soon as it counts as dead");
+    assert_eq!(caller.lost(OTHER_NODE, relay.at), None);
     let opened = soon(caller.open(NODE, relay.at, WEB)).await;
     assert!(matches!(opened, Err(OpenError::Unreachable { .. })));
 }
