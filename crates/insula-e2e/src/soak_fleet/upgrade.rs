@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
-use super::apps::{self, App, ROLLING};
+use super::apps::{self, App, ROLLING, TALK};
 use super::before::{self, Build};
 use super::table;
-use super::visitors::{Failure, Met, Visitors};
+use super::visitors::{Failure, Met, Visitors, Wrong};
 use crate::fleet::process::Role;
 use crate::fleet::watch::{Life, lives_on};
 use crate::fleet::{API, EDGE_PORT, Fleet, Shape};
@@ -37,7 +37,7 @@ pub fn run(args: impl Iterator<Item = String>) -> Result<()> {
     }
 }
 
-/// Whoever restarts is away for less: its gateway for all, its relay for who is nowhere else.
+/// Whoever restarts is away for less: a gateway for all, an agent for components that ask others.
 const BLINK_MAX: Duration = Duration::from_secs(1);
 
 /// One part after the other, and when.
@@ -46,13 +46,15 @@ struct Steps {
     done: Vec<Step>,
 }
 
-/// Whom visitors cannot reach for the blink of a restart.
+/// What visitors may notice of a restart.
 #[derive(Debug, Clone)]
 enum Away {
-    Nobody,
+    /// Nothing.
+    Server,
+    /// Everything that is asked of it.
     Gateway(String),
-    /// The relay of a node, and with it the apps that run there alone.
-    Relay,
+    /// Its relay breaks off what is under way through it, and refuses nobody.
+    Agent,
 }
 
 #[derive(Debug)]
@@ -65,11 +67,13 @@ struct Step {
 }
 
 impl Step {
-    fn excuses(&self, met: &Met) -> bool {
-        match &self.away {
-            Away::Nobody => false,
-            Away::Gateway(name) => met.gateway == *name,
-            Away::Relay => met.app != ROLLING,
+    fn excuses(&self, met: &Met, what: &Wrong) -> bool {
+        match (&self.away, what) {
+            (Away::Server, _) | (Away::Agent, Wrong::Refused(_)) => false,
+            (Away::Gateway(name), _) => met.gateway == *name,
+            // What one component has from another goes through relays as well, and is not held.
+            (Away::Agent, Wrong::Answered(_)) => met.app == TALK,
+            (Away::Agent, Wrong::CutOff(_)) => true,
         }
     }
 
@@ -100,11 +104,11 @@ impl Steps {
         }
     }
 
-    /// Who asks what restarts is refused for a blink, and nobody else ever.
+    /// Who asks a gateway that restarts is refused for a blink, and nobody else ever.
     fn ensure_served(&self, met: &[Met]) -> Result<()> {
         for met in met {
             let excused = |failure: &Failure| {
-                let mut of_it = self.done.iter().filter(|step| step.excuses(met));
+                let mut of_it = self.done.iter().filter(|step| step.excuses(met, &failure.what));
                 of_it.any(|step| failure.was_under_way(step.began, step.ended))
             };
             let first = met.failures.iter().find(|failure| !excused(failure));
@@ -147,7 +151,7 @@ fn fleet(build: &Build, next: &Path) -> Result<()> {
         })?;
         fleet.wait_until_ready(NODES)?;
         let role = if server == leader { "the server that decides" } else { "the other server" };
-        settle(&fleet, &lives, &mut steps, role.to_owned(), began, Away::Nobody)?;
+        settle(&fleet, &lives, &mut steps, role.to_owned(), began, Away::Server)?;
     }
     for gateway in 0..fleet.gateways.len() {
         let began = Instant::now();
@@ -170,7 +174,7 @@ fn fleet(build: &Build, next: &Path) -> Result<()> {
         renew(&mut fleet.nodes[node], program)?;
         std::thread::sleep(CALM);
         fleet.wait_until_ready(NODES)?;
-        settle(&fleet, &lives, &mut steps, format!("agent of n{node}{how}"), began, Away::Relay)?;
+        settle(&fleet, &lives, &mut steps, format!("agent of n{node}{how}"), began, Away::Agent)?;
     }
     std::thread::sleep(CALM);
     let after = apps::service("")?;
@@ -219,8 +223,13 @@ fn tell(build: &Build, steps: &Steps, met: &[Met], lives: usize) {
     steps.print(met);
     let answered: u64 = met.iter().map(|met| met.good).sum();
     table::row("requests answered", &answered.to_string());
-    let failed: u64 = met.iter().map(|met| met.failed).sum();
-    table::row("failed, while what they asked restarted", &failed.to_string());
+    let failed = |how: fn(&Wrong) -> bool| {
+        let failures = met.iter().flat_map(|met| &met.failures);
+        failures.filter(|failure| how(&failure.what)).count().to_string()
+    };
+    table::row("refused", &failed(|it| matches!(it, Wrong::Refused(_))));
+    table::row("answers cut off half way", &failed(|it| matches!(it, Wrong::CutOff(_))));
+    table::row("bad answers of an app itself", &failed(|it| matches!(it, Wrong::Answered(_))));
     table::row("instances stopped or started", &format!("none of {lives}"));
 }
 

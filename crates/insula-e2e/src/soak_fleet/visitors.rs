@@ -22,7 +22,35 @@ const FAILURES_KEPT_MAX: usize = 2_000;
 pub struct Failure {
     pub asked: Instant,
     pub took: Duration,
-    pub what: String,
+    pub what: Wrong,
+}
+
+/// What was wrong, and what was heard.
+#[derive(Debug, Clone)]
+pub enum Wrong {
+    /// Somebody answered in the place of the app, or nobody did.
+    Refused(String),
+    /// The app answered itself, and not well.
+    Answered(String),
+    /// An answer had begun, and ended before it was whole.
+    CutOff(String),
+}
+
+impl Wrong {
+    fn of(error: &anyhow::Error) -> Self {
+        let text = format!("{error:#}");
+        let kind = error.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
+        match kind {
+            Some(std::io::ErrorKind::UnexpectedEof) => Self::CutOff(text),
+            Some(_) | None => Self::Refused(text),
+        }
+    }
+
+    fn heard(&self) -> &str {
+        match self {
+            Self::Refused(text) | Self::Answered(text) | Self::CutOff(text) => text,
+        }
+    }
 }
 
 impl Failure {
@@ -108,10 +136,12 @@ fn ask(app: &App, pause: Duration, stop: &AtomicBool, met: &Mutex<Met>) {
         due = (due + pause).max(Instant::now());
         let asked = Instant::now();
         let wrong = match http::get(app.edge, &app.host, &app.path) {
-            Ok(answer) if answer.status != 200 => Some(format!("status {}", answer.status)),
-            Ok(answer) if !app.is_good(&answer.text()) => Some(answer.text()),
+            Ok(answer) if answer.status != 200 => {
+                Some(Wrong::Refused(format!("status {}", answer.status)))
+            }
+            Ok(answer) if !app.is_good(&answer.text()) => Some(Wrong::Answered(answer.text())),
             Ok(_) => None,
-            Err(error) => Some(format!("{error:#}")),
+            Err(error) => Some(Wrong::of(&error)),
         };
         let took = asked.elapsed();
         let mut met = met.lock().unwrap_or_else(PoisonError::into_inner);
@@ -149,7 +179,11 @@ impl Met {
     pub fn excuse(&self, since: Instant) -> String {
         let told = |failure: &Failure| {
             let at = failure.asked.saturating_duration_since(since).as_secs_f32();
-            format!("at {at:.1} s for {:.1} s: {}", failure.took.as_secs_f32(), failure.what.trim())
+            format!(
+                "at {at:.1} s for {:.1} s: {}",
+                failure.took.as_secs_f32(),
+                failure.what.heard().trim()
+            )
         };
         match self.failures.as_slice() {
             [] => String::new(),
