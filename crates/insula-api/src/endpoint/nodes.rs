@@ -1,14 +1,17 @@
 //! Nodes, for the operator; runtimes, for everybody.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
 use insula_model::fleet::Member;
 use insula_model::limits::NODE_LABELS_MAX;
 use insula_model::node::{self, Duty, Site};
-use insula_model::{InstanceId, MilliCpu, NodeId};
+use insula_model::release::Release;
+use insula_model::{InstanceId, MilliCpu, NodeId, ReleaseId};
 use insula_plan::World;
 use insula_plan::nodes as decided;
-use insula_store::nodes;
+use insula_store::{Tx, apps, instances, nodes, orgs, releases};
+use insula_wire::problem::Code;
 use insula_wire::rest::node::{Capacity, DrainPreview, Moving, Node, Runtime, SetSite};
 use insula_wire::rest::why::Why;
 
@@ -16,11 +19,17 @@ use crate::context::{Cx, page_of, shown};
 use crate::endpoint::public::whole_list;
 use crate::error::ApiError;
 use crate::reply::{Reply, Whole};
-use crate::route::{Route, Rule, delete, patch, post, read};
+use crate::route::{Param, Route, Rule, delete, flag, patch, post, read};
 use crate::write::Happened;
 
 /// Of a node among others that nobody else reaches: a part of its apps' visitors is lost.
 const NO_RELAY: &str = "it has no relay: other nodes and gateways do not reach what runs here (`insula agent --relay ADDR`)";
+
+const FORCE: Param =
+    flag("force", "also while it is well and runs what must never run twice, and then would");
+
+/// Of what stands in the way of a removal, so many are named.
+const NAMED_MAX: usize = 5;
 
 pub fn routes() -> Vec<Route> {
     vec![
@@ -42,6 +51,7 @@ pub fn routes() -> Vec<Route> {
             .answers::<Node>(200),
         delete("/v1/nodes/{node}", "remove_node", Rule::Operator, remove)
             .about("Takes a node out of the fleet for ever; its instances are replaced elsewhere")
+            .query(&[FORCE])
             .answers_nothing(),
         post("/v1/nodes/{node}/cordon", "cordon_node", Rule::Operator, cordon)
             .about("Lets a node keep what it has, and gives it nothing new")
@@ -200,9 +210,14 @@ where
 
 async fn remove(cx: Cx) -> Result<Reply, ApiError> {
     let id: NodeId = cx.param("node", "node")?;
+    let force = cx.flag("force")?.unwrap_or(false);
     let reply = cx
         .write(move |tx, deed| {
             let node = nodes::get(tx, id)?.ok_or_else(|| ApiError::not_found("node"))?;
+            let singles = singles(tx, id)?;
+            if node.lost.is_none() && !force && !singles.is_empty() {
+                return Err(would_run_twice(&node, &singles));
+            }
             nodes::remove_with_instances(tx, id, deed.now)?;
             deed.tell(
                 tx,
@@ -219,6 +234,46 @@ async fn remove(cx: Cx) -> Result<Reply, ApiError> {
     // Other servers end its sessions when they read of it; ours need not wait for that.
     cx.api.state.hub.expel(Member::Node(id));
     Ok(reply)
+}
+
+/// What a node has of components that must never run twice, told to end or not, by org, app and
+/// component.
+fn singles(tx: &Tx, node: NodeId) -> Result<BTreeSet<String>, ApiError> {
+    let mut releases: BTreeMap<ReleaseId, Option<Release>> = BTreeMap::new();
+    let mut singles = BTreeSet::new();
+    for one in instances::of_node_any_org(tx, node)? {
+        let release = match releases.entry(one.release) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(new) => new.insert(releases::get_any_org(tx, one.release)?),
+        };
+        let spec = release.as_ref().and_then(|kept| kept.spec.components.get(&one.component));
+        if one.run.is_none() && spec.is_some_and(|spec| spec.single) {
+            let org =
+                orgs::get(tx, one.org)?.map_or_else(|| "?".to_owned(), |it| it.name.to_string());
+            let app = apps::get(tx, one.org, one.app)?
+                .map_or_else(|| "?".to_owned(), |it| it.name.to_string());
+            singles.insert(format!("{org}/{app} {}", one.component));
+        }
+    }
+    Ok(singles)
+}
+
+/// A node that is well does not stop anything because it is refused from now on, and what it had
+/// starts elsewhere at once.
+fn would_run_twice(node: &node::Node, singles: &BTreeSet<String>) -> ApiError {
+    let mut named = singles.iter().take(NAMED_MAX).cloned().collect::<Vec<_>>().join(", ");
+    if let Some(more @ 1..) = singles.len().checked_sub(NAMED_MAX) {
+        named = format!("{named} and {more} more");
+    }
+    let name = &node.name;
+    ApiError::new(
+        Code::NotEmpty,
+        format!("{name} is well and runs what must never run twice, and then would: {named}"),
+    )
+    .hint(format!(
+        "`insula nodes drain {name}` moves it; with --force it starts elsewhere at once, and goes on \
+         here until `insula down`"
+    ))
 }
 
 async fn preview(cx: Cx) -> Result<Reply, ApiError> {

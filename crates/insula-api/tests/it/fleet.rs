@@ -5,10 +5,11 @@
 use std::collections::BTreeMap;
 
 use insula_model::fleet::{Join, JoinGrant};
+use insula_model::instance::Instance;
 use insula_model::node::{Capacity, Duty, Node, Offer, Site};
-use insula_model::{Bytes, JoinId, MilliCpu, NodeId, Timestamp};
+use insula_model::{Bytes, InstanceId, JoinId, MilliCpu, NodeId, ReleaseId, Timestamp};
 use insula_plan::{World, plan};
-use insula_store::{SecretHash, WriteError, feed, joins, nodes};
+use insula_store::{SecretHash, WriteError, feed, instances, joins, nodes, releases};
 use serde_json::{Value, json};
 
 use crate::scene::Scene;
@@ -255,6 +256,49 @@ async fn a_drain_says_beforehand_what_would_move_and_changes_nothing() {
     assert!(stays["why"].as_str().is_some_and(|why| !why.is_empty()), "{alone}");
     let shown = stage.get(&stage.operator, &format!("/v1/nodes/{id}")).await.ok();
     assert_eq!(shown["notes"], json!([]));
+}
+
+/// Gives the scene's node one of a component that must never run twice.
+async fn single(stage: &Stage, node: NodeId) {
+    let written = stage.store.write(move |tx| {
+        let one = instances::of_node_any_org(tx, node)?.remove(0);
+        let mut release = releases::get_any_org(tx, one.release)?.unwrap();
+        release.id = ReleaseId::from_parts(NOW, [77; 10]);
+        release.number = releases::next_number(tx, one.org, one.app)?;
+        release.spec.components.get_mut(&one.component).unwrap().single = true;
+        releases::create(tx, &release)?;
+        let id = InstanceId::from_parts(NOW, [77; 10]);
+        instances::create(tx, &Instance { id, release: release.id, ..one })
+    });
+    written.await.map_err(|error: WriteError| error).unwrap();
+}
+
+#[tokio::test]
+async fn a_node_that_is_well_is_not_removed_from_under_what_would_then_run_twice() {
+    let stage = Stage::open().await;
+    let scene = Scene::set(&stage, "acme", 1).await;
+    let id: NodeId = scene.ids["node"].parse().unwrap();
+    single(&stage, id).await;
+    let path = format!("/v1/nodes/{id}");
+    let refused = stage.delete(&stage.operator, &path).await.refused(409, "not_empty");
+    let said = refused["detail"].as_str().unwrap();
+    assert!(said.ends_with("runs what must never run twice, and then would: acme/shop web"));
+    let hint = refused["hint"].as_str().unwrap();
+    assert!(hint.contains("insula nodes drain ") && hint.contains("--force"), "{hint}");
+    assert_eq!(stage.get(&stage.operator, &path).await.status, 200, "nothing happened");
+    let forced = format!("{path}?force");
+    assert_eq!(stage.delete(&stage.operator, &forced).await.status, 204);
+}
+
+#[tokio::test]
+async fn a_lost_node_is_removed_with_what_it_had_once_somebody_says_that_it_is_off() {
+    let stage = Stage::open().await;
+    let scene = Scene::set(&stage, "acme", 1).await;
+    let id: NodeId = scene.ids["node"].parse().unwrap();
+    single(&stage, id).await;
+    let lost = stage.store.write(move |tx| nodes::mark(tx, id, None, Some(NOW)));
+    assert!(lost.await.map_err(|error: WriteError| error).unwrap());
+    assert_eq!(stage.delete(&stage.operator, &format!("/v1/nodes/{id}")).await.status, 204);
 }
 
 #[tokio::test]

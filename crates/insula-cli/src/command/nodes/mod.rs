@@ -1,6 +1,7 @@
 //! `insula nodes`: the machines, for the operator.
 
 mod drain;
+mod remove;
 mod show;
 mod site;
 mod token;
@@ -9,11 +10,10 @@ use insula_model::names::excerpt;
 use insula_wire::rest::node::Node;
 use insula_wire::rest::why::Why;
 
-use super::done;
 use crate::client::Target;
 use crate::context::Cx;
 use crate::failure::{Failure, Outcome};
-use crate::show::{clean, units};
+use crate::show::clean;
 
 /// Below the help: how a machine gets in, and what a state means.
 const AFTER_HELP: &str = "\
@@ -60,13 +60,7 @@ enum Verb {
     /// Move everything off a node, new instances first; says beforehand what will move
     Drain(drain::Args),
     /// Take a node out of the fleet for ever; what it runs is replaced elsewhere
-    Remove {
-        /// By name or id
-        node: String,
-        /// Do not ask
-        #[arg(long, short)]
-        yes: bool,
-    },
+    Remove(remove::Args),
     /// Explain why a node is as it is
     Why {
         /// By name or id
@@ -93,26 +87,7 @@ pub async fn run(args: Args, cx: &Cx) -> Outcome {
             told(cx, &after, "serves again")
         }
         Verb::Drain(args) => drain::run(args, cx).await,
-        Verb::Remove { node, yes } => {
-            let found = find(cx, &node).await?;
-            let what = match found.reserved.instances {
-                0 => "nothing runs on it".to_owned(),
-                n => {
-                    let n = units::count(n as usize, "instance is", "instances are");
-                    format!("its {n} replaced on other nodes")
-                }
-            };
-            let what = format!(
-                "this removes {} for ever: its certificate is refused from now on, and {what}",
-                found.name
-            );
-            cx.terminal.confirm(&what, yes)?;
-            cx.client().delete(&target(&found, &[])).await?;
-            done(
-                cx,
-                &format!("removed {}; `insula down` on it ends what it still runs", found.name),
-            )
-        }
+        Verb::Remove(args) => remove::run(args, cx).await,
         Verb::Why { node } => {
             let found = find(cx, &node).await?;
             let why: Why = cx.client().get(&target(&found, &["why"])).await?;
