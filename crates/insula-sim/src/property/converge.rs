@@ -116,7 +116,13 @@ impl Sim {
             if machine.removed || !machine.joined {
                 continue;
             }
-            let Some(row) = row else { return Err(format!("node {n} has no row")) };
+            let Some(row) = row else {
+                // It fell over before it was heard for the first time.
+                if !machine.up {
+                    continue;
+                }
+                return Err(format!("node {n} has no row"));
+            };
             if machine.up != row.lost.is_none() {
                 return Err(format!("node {n} is up: {}, lost: {:?}", machine.up, row.lost));
             }
