@@ -206,8 +206,10 @@ async fn tell(
     }
 }
 
+/// Of each one, also of those that have not passed yet.
 fn reconcilers(status: &Status) -> Vec<Reconciler> {
-    let said = status.reports.iter().map(|(name, report)| {
+    let said = insula_control::Reconciler::ALL.map(|name| {
+        let report = status.reports.get(&name).cloned().unwrap_or_default();
         let did: Vec<String> =
             report.did.iter().map(|(what, times)| format!("{what}: {times}")).collect();
         let mut waits: Vec<String> = report.waits.iter().take(WAITS_SHOWN_MAX).cloned().collect();
@@ -221,10 +223,10 @@ fn reconcilers(status: &Status) -> Vec<Reconciler> {
             took_micros: report.took_micros,
             did: did.join(", "),
             waits,
-            error: report.error.clone(),
+            error: report.error,
         }
     });
-    said.collect()
+    said.into()
 }
 
 /// The server's own next certificate, in time and without a word to anybody.

@@ -112,6 +112,9 @@ fn instances_go_where_the_spec_and_the_sites_say() -> Result<()> {
 
     let status = fleet.json(&["status"])?;
     let reconcilers = status["installation"]["reconcilers"].as_array().context("reconcilers")?;
+    let names: Vec<_> = reconcilers.iter().filter_map(|one| one["name"].as_str()).collect();
+    let all = "nodes deployments targets routes identities housekeeping safety clocks";
+    ensure!(names.join(" ") == all, "{status}");
     ensure!(reconcilers.iter().any(|one| one["passes"].as_u64() > Some(0)), "{status}");
     ensure!(reconcilers.iter().all(|one| one["error"].is_null()), "{status}");
     Ok(())
