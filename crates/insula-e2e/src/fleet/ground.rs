@@ -120,6 +120,18 @@ impl Ground {
         nft(&self.hub(), &rules)
     }
 
+    /// Takes back every cut, and leaves these two cut off from each other all along.
+    pub fn heal_all_but(&self, one: &str, other: &str) -> Result<()> {
+        let (one, other) = (Self::port(self.index(one)?), Self::port(self.index(other)?));
+        // In one transaction: nothing gets through meanwhile.
+        let rules = format!(
+            "flush chain bridge insula forward\n\
+             add rule bridge insula forward iifname \"{one}\" oifname \"{other}\" drop\n\
+             add rule bridge insula forward iifname \"{other}\" oifname \"{one}\" drop\n"
+        );
+        nft(&self.hub(), &rules)
+    }
+
     /// Listens to everything that crosses the ground.
     pub fn tap(&self) -> Result<super::capture::Capture> {
         let (name, namespace) = (BRIDGE.to_owned(), self.hub());

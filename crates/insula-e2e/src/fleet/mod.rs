@@ -8,6 +8,7 @@ pub mod capture;
 pub mod database;
 pub mod ground;
 pub mod impostor;
+pub mod past;
 pub mod process;
 pub mod s3;
 pub mod watch;

@@ -3,9 +3,11 @@
 use std::fs;
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use insula_e2e::fleet::impostor::Identified;
+use insula_e2e::fleet::past::give_old_certificate;
 use insula_e2e::fleet::process::Role;
 use insula_e2e::fleet::watch::lives_on;
 use insula_e2e::fleet::{Fleet, Shape};
@@ -140,6 +142,51 @@ fn a_folder_that_was_put_back_from_an_old_copy_is_refused_until_somebody_looked(
     let anew = node(&fleet, "anew")?.context("anew")?;
     ensure!(anew["id"] != first, "{anew}");
     fleet.wait_settled("app", 2, MOMENT)?;
+    ensure!(fleet.visit(0, &url, "/")?.status == 200);
+    fleet.finish()
+}
+
+/// A day longer than a certificate lives.
+const FOUR_DAYS: Duration = Duration::from_secs(4 * 86_400);
+
+#[test]
+fn a_node_that_was_off_for_four_days_takes_a_token_and_is_the_same_node() -> Result<()> {
+    if !can_lay_ground() {
+        return Ok(());
+    }
+    let mut fleet = Fleet::start(Shape { servers: 1, nodes: 2, gateways: 1 })?;
+    let url = story::url(&fleet.deploy(app(2)?.path(), "app")?)?;
+    let lives = lives_on(&fleet.nodes[1]);
+    ensure!(lives.len() == 1, "one on each: {lives:?}");
+    let id = node(&fleet, "n1")?.context("n1")?["id"].clone();
+    fleet.nodes[1].stop()?;
+    fleet.servers[0].stop()?;
+    give_old_certificate(&fleet.servers[0], &fleet.nodes[1], FOUR_DAYS)?;
+    fleet.servers[0].start()?;
+    fleet.nodes[1].start()?;
+
+    wait_for("it says that its certificate has ended", MOMENT, || {
+        let said = fleet.nodes[1].log();
+        Ok(said.contains("the certificate has ended") && said.contains("insula nodes token"))
+    })
+    .with_context(|| fleet.nodes[1].log())?;
+    wait_for("the server answers", MOMENT, || Ok(fleet.cli_at(0, &["status"])?.status.success()))?;
+    fleet.wait_state("n1", "lost", MOMENT)?;
+    ensure!(lives_on(&fleet.nodes[1]) == lives, "what runs goes on");
+
+    fleet.nodes[1].stop()?;
+    let token = fleet.token(&[])?;
+    let servers = fleet.fleet_addresses();
+    let args = ["agent", "--server", &servers, "--token", &token];
+    let mut again = Role::new(fleet.nodes[1].place.clone(), fleet.folder(), &program()?, &args);
+    again.start()?;
+    fleet.nodes[1] = again;
+    fleet.wait_state("n1", "ready", MOMENT).with_context(|| fleet.nodes[1].log())?;
+    let back = node(&fleet, "n1")?.context("n1")?;
+    ensure!(back["id"] == id, "{back}");
+    ensure!(fleet.node_states()?.len() == 2, "{:?}", fleet.node_states()?);
+    fleet.wait_settled("app", 2, MOMENT)?;
+    ensure!(lives_on(&fleet.nodes[1]) == lives, "its apps were disturbed");
     ensure!(fleet.visit(0, &url, "/")?.status == 200);
     fleet.finish()
 }

@@ -6,6 +6,7 @@ mod boxes;
 mod gateways;
 mod joining;
 mod keys;
+mod late;
 mod loss;
 mod names;
 mod operator;
