@@ -6,9 +6,11 @@ use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use insula_agent::keeper::{self, KeeperConfig, NODE_BOUND};
 use insula_agent::{AgentConfig, BuildSettings, Endpoint, HostAccess, Names, Offered, RelayAccess};
+use insula_kit::clock::{Clock, SystemClock};
 use insula_kit::shutdown::Shutdown;
 use insula_kit::telemetry::{LogFormat, Telemetry};
 use insula_model::{Millis, limits};
@@ -32,6 +34,18 @@ fn main() -> ExitCode {
     }
 }
 
+/// Of a machine whose clock is off.
+#[derive(Debug)]
+struct ShiftedClock {
+    ahead_ms: i64,
+}
+
+impl Clock for ShiftedClock {
+    fn now_ms(&self) -> i64 {
+        SystemClock.now_ms() + self.ahead_ms
+    }
+}
+
 fn agent(data: PathBuf, server: &str, tag: &str) -> ExitCode {
     log();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -49,6 +63,9 @@ fn agent(data: PathBuf, server: &str, tag: &str) -> ExitCode {
     let failover_lease_ms = std::env::var("FAILOVER_LEASE_MS").ok();
     let failover_lease_ms =
         failover_lease_ms.map_or(limits::FAILOVER_LEASE.0, |it| it.parse().expect("milliseconds"));
+    let clock_ahead_ms = std::env::var("CLOCK_AHEAD_MS").ok();
+    let clock =
+        ShiftedClock { ahead_ms: clock_ahead_ms.map_or(0, |it| it.parse().expect("milliseconds")) };
     // A path for a socket on this machine, addresses for a fleet.
     let server = match server.strip_prefix("fleet:") {
         None => Endpoint::Unix(server.into()),
@@ -80,7 +97,7 @@ fn agent(data: PathBuf, server: &str, tag: &str) -> ExitCode {
     runtime.expect("a runtime").block_on(async {
         let shutdown = Shutdown::new();
         shutdown.listen_to_signals().expect("signals");
-        match insula_agent::run(config, shutdown).await {
+        match insula_agent::run_by(Arc::new(clock), config, shutdown).await {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
                 eprintln!("{error}: {}", error.source().map_or(String::new(), |it| it.to_string()));

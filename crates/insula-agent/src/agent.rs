@@ -84,7 +84,15 @@ pub enum AgentError {
 /// Runs the agent until the end is asked for. Ctrl-C takes the apps along; any other end leaves them
 /// running for the next agent.
 pub async fn run(config: AgentConfig, shutdown: Shutdown) -> Result<(), AgentError> {
-    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    run_by(Arc::new(SystemClock), config, shutdown).await
+}
+
+/// The same by another clock than the machine's.
+pub async fn run_by(
+    clock: Arc<dyn Clock>,
+    config: AgentConfig,
+    shutdown: Shutdown,
+) -> Result<(), AgentError> {
     let random: Arc<dyn Random> = Arc::new(SystemRandom::new());
     let layout = Layout::new(&config.data);
     // Asking interpreters for their versions takes longer than anything else here.
@@ -313,6 +321,14 @@ async fn dialling(
     let membership = joining.settle().await?;
     if let Some(name) = membership.name {
         let name = name.parse().map_err(|_| AgentError::Name(excerpt(&name)))?;
+        if name != identity.name {
+            tracing::warn!(
+                wanted = %identity.name,
+                %name,
+                "the fleet calls this node by another name: its token says so, or another node has \
+                 the one that it asked for"
+            );
+        }
         identity.rename(layout, name)?;
     }
     let credentials = membership.credentials;

@@ -17,6 +17,7 @@ use insula_model::{Generation, VariableName};
 use insula_wire::node as wire;
 use zeroize::Zeroizing;
 
+use crate::error::chain;
 use crate::layout::Layout;
 
 /// Ties the envelope to its place.
@@ -132,7 +133,7 @@ pub fn store(
         // It takes no room to take something away.
         && let Err(error) = files::remove_durably(&layout.target())
     {
-        tracing::error!(%error, "a Target of before is still on disk");
+        tracing::error!(error = %chain(&error), "a Target of before is still on disk");
     }
     written
 }

@@ -50,7 +50,7 @@ impl Layout {
         self.agent().join("contact.json")
     }
 
-    /// The address that was handed out last.
+    /// The address up to which, along the round of the pool, any may have been given.
     pub fn last_address(&self) -> PathBuf {
         self.agent().join("last-address")
     }

@@ -11,6 +11,7 @@
 //! go on after a `kill -9` at any point. Losing the server changes nothing here. Not here: what
 //! should run (the server decides), and answering names (see `Names`).
 
+mod addresses;
 mod agent;
 mod artifact;
 mod board;
@@ -40,7 +41,7 @@ mod session;
 mod shared;
 mod tree;
 
-pub use agent::{AgentError, run};
+pub use agent::{AgentError, run, run_by};
 pub use config::{AgentConfig, BuildSettings, Endpoint, HostAccess, Offered, RelayAccess};
 pub use down::{DownError, DownReport, down};
 pub use identity::{IdentityError, has_joined};

@@ -261,7 +261,7 @@ impl BuildTask {
             log.say(format!("warning: {warning}")).await;
         }
         let folders = self.folders().await?;
-        let place = self.shared.places.take(self.target.place.environment)?;
+        let place = self.shared.places.take(self.target.place.environment).await?;
         let presence = Presence {
             environment: self.target.place.environment,
             app: None,

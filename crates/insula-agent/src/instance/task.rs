@@ -360,7 +360,7 @@ impl InstanceTask {
         // Where it was before, if it was: gateways find it there again, with or without a server.
         let place = match self.place.take() {
             Some(place) => place,
-            None => match self.shared.places.take(environment) {
+            None => match self.shared.places.take(environment).await {
                 Ok(place) => place,
                 Err(error) => return self.never_started(chain(&error)),
             },

@@ -38,6 +38,7 @@ use rustix::event::{Timespec, epoll};
 use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
+use crate::error::chain;
 use crate::log::{Bound, LogRoot, Seal, SegmentName, Stream, enforce_app, enforce_node};
 use contract::KeptRecord as Record;
 use control::{Lock, Order, Socket};
@@ -230,8 +231,8 @@ impl Keeper {
                 Ok(None) => Record::exists(&dir),
                 Err(error) => {
                     if self.refused.insert(dir.clone()) {
-                        let cause = std::error::Error::source(&error).map(ToString::to_string);
-                        tracing::warn!(%error, cause, "cannot keep the log of a sandbox");
+                        let error = chain(&error);
+                        tracing::warn!(error, "cannot keep the log of a sandbox");
                     }
                     false
                 }
@@ -324,7 +325,8 @@ impl Keeper {
     fn record(&mut self, dir: PathBuf, kept: Record) {
         let Err(error) = kept.store(&dir) else { return };
         if dir.exists() {
-            tracing::warn!(instance = %kept.instance, %error, "write the record of the end");
+            let error = chain(&error);
+            tracing::warn!(instance = %kept.instance, error, "write the record of the end");
             self.unrecorded.insert(dir, (kept, now().as_millis() + RECORD_RETRY_MS));
         }
     }

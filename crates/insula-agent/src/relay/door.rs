@@ -6,9 +6,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use insula_kit::metrics::{Counter, Metrics};
 use insula_model::{EnvironmentId, InstanceId, NodeId};
-use insula_relay::{Caller, OpenError};
+use insula_relay::Caller;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
@@ -30,17 +29,6 @@ pub struct Hall {
     pub names: NameBoard,
     places: Arc<Semaphore>,
     by_environment: Mutex<BTreeMap<EnvironmentId, Arc<Semaphore>>>,
-    counts: Counts,
-}
-
-#[derive(Debug)]
-struct Counts {
-    carried: Counter,
-    unreachable: Counter,
-    gone: Counter,
-    /// From an address that has no business there.
-    strangers: Counter,
-    full: Counter,
 }
 
 /// Who is behind a door.
@@ -53,20 +41,9 @@ pub struct Behind {
 }
 
 impl Hall {
-    pub fn new(caller: Caller, names: NameBoard, metrics: &Metrics) -> Arc<Self> {
-        let count = |outcome| {
-            let help = "Connections of instances here to instances of other nodes, by outcome.";
-            metrics.counter("insula_relay_calls_total", help, &[("outcome", outcome)])
-        };
-        let counts = Counts {
-            carried: count("carried"),
-            unreachable: count("unreachable"),
-            gone: count("gone"),
-            strangers: count("stranger"),
-            full: count("full"),
-        };
+    pub fn new(caller: Caller, names: NameBoard) -> Arc<Self> {
         let places = Arc::new(Semaphore::new(STREAMS_MAX));
-        Arc::new(Self { caller, names, places, by_environment: Mutex::default(), counts })
+        Arc::new(Self { caller, names, places, by_environment: Mutex::default() })
     }
 
     /// Nothing when an environment, or all, have as many as they may.
@@ -99,6 +76,8 @@ pub async fn keep(
     carried: Arc<AtomicUsize>,
     end: CancellationToken,
 ) {
+    // Each is said once in a row: a client that tries again and again does not fill the log.
+    let mut said = Said::Nothing;
     loop {
         let accepted = tokio::select! {
             () = end.cancelled() => return,
@@ -113,16 +92,23 @@ pub async fn keep(
             }
         };
         if !hall.is_own(&behind, from) {
-            hall.counts.strangers.increment();
-            tracing::warn!(%from, instance = %behind.instance, "refused a source of another environment");
+            if said.is_news(Said::Stranger) {
+                tracing::warn!(
+                    %from, instance = %behind.instance, "refused a source of another environment"
+                );
+            }
             reset(tcp);
             continue;
         }
         let Some(place) = hall.place(behind.environment) else {
-            hall.counts.full.increment();
+            if said.is_news(Said::Full) {
+                let environment = behind.environment;
+                tracing::warn!(%environment, "no more connections to instances of other nodes");
+            }
             reset(tcp);
             continue;
         };
+        said = Said::Nothing;
         let (hall, end) = (Arc::clone(&hall), end.clone());
         let counted = Counted::new(&carried);
         tokio::spawn(async move {
@@ -140,19 +126,11 @@ async fn carry(hall: &Hall, behind: Behind, tcp: TcpStream) {
     let _ = tcp.set_nodelay(true);
     match Box::pin(hall.caller.open(node, relay, instance)).await {
         Ok(stream) => {
-            hall.counts.carried.increment();
             // How it ended is the business of the two that talked.
             let _ = stream.join(tcp).await;
         }
         Err(error) => {
             tracing::debug!(error = %chain(&error), "open a stream to another node");
-            match error {
-                OpenError::Gone { .. } => &hall.counts.gone,
-                OpenError::Denied { .. }
-                | OpenError::Refused { .. }
-                | OpenError::Unreachable { .. } => &hall.counts.unreachable,
-            }
-            .increment();
             reset(tcp);
         }
     }
@@ -161,6 +139,20 @@ async fn carry(hall: &Hall, behind: Behind, tcp: TcpStream) {
 /// Says at once that nobody is there, as the kernel does for a port that is closed.
 fn reset(tcp: TcpStream) {
     let _ = tcp.set_zero_linger();
+}
+
+/// What a door last turned somebody away for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Said {
+    Nothing,
+    Stranger,
+    Full,
+}
+
+impl Said {
+    fn is_news(&mut self, it: Self) -> bool {
+        std::mem::replace(self, it) != it
+    }
 }
 
 struct Counted(Arc<AtomicUsize>);
@@ -183,7 +175,9 @@ mod tests {
     use std::io::ErrorKind;
     use std::net::Ipv4Addr;
 
+    use futures_util::FutureExt;
     use insula_kit::clock::{Clock, SystemClock};
+    use insula_kit::metrics::Metrics;
     use insula_kit::pki::Authority;
     use insula_relay::{CallCounts, CallerSettings};
     use tokio::io::AsyncReadExt;
@@ -196,25 +190,27 @@ mod tests {
     const BLUE: EnvironmentId = EnvironmentId::from_u128(2);
     const NODE: NodeId = NodeId::from_u128(1);
 
-    fn hall(metrics: &Metrics) -> Arc<Hall> {
+    fn hall() -> Arc<Hall> {
         let authority = Authority::generate(SystemClock.now_ms()).unwrap();
         let credentials = super::super::world::credentials(&authority, NODE);
-        let caller = Caller::new(&credentials, CallerSettings::default(), CallCounts::new(metrics));
-        Hall::new(caller, NameBoard::new(watch::Sender::new(Names::default())), metrics)
+        let caller =
+            Caller::new(&credentials, CallerSettings::default(), CallCounts::new(&Metrics::new()));
+        Hall::new(caller, NameBoard::new(watch::Sender::new(Names::default())))
     }
 
     /// Somebody flushed the kernel's rules: the listener is the second wall.
     #[tokio::test]
     async fn without_any_rules_of_the_kernel_strangers_are_refused_all_the_same() {
-        let metrics = Metrics::new();
-        let hall = hall(&metrics);
+        let hall = hall();
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let at = listener.local_addr().unwrap();
+        // Whoever came so far would wait for it to speak, and not be reset.
+        let relay = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let behind = Behind {
             instance: InstanceId::from_u128(1),
             environment: RED,
             node: NODE,
-            relay: "127.0.0.1:1".parse().unwrap(),
+            relay: relay.local_addr().unwrap(),
         };
         let end = CancellationToken::new();
         let _ended = end.clone().drop_guard();
@@ -231,8 +227,7 @@ mod tests {
             let error = tcp.read(&mut [0; 8]).await.unwrap_err();
             assert_eq!(error.kind(), ErrorKind::ConnectionReset);
         }
-        let text = metrics.render();
-        assert!(text.contains("insula_relay_calls_total{outcome=\"stranger\"} 3"), "{text}");
+        assert!(relay.accept().now_or_never().is_none(), "nobody asks for what a stranger wants");
         let from = |last, environment, app| {
             let presence = Presence { address: [10, 87, 0, last].into(), ..of(environment, app) };
             let tenant = Tenant::Instance(InstanceId::from_u128(last.into()));
@@ -248,7 +243,7 @@ mod tests {
 
     #[tokio::test]
     async fn one_environment_cannot_take_the_streams_of_others() {
-        let hall = hall(&Metrics::new());
+        let hall = hall();
         let held: Vec<_> =
             (0..STREAMS_PER_ENVIRONMENT_MAX).map(|_| hall.place(RED).unwrap()).collect();
         assert!(hall.place(RED).is_none());

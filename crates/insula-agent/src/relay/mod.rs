@@ -74,7 +74,7 @@ pub fn start(settings: Settings) -> Relay {
     if let Some(net) = net {
         let counts = CallCounts::new(&metrics);
         let caller = Caller::new(&credentials, CallerSettings::default(), counts);
-        let remotes = Remotes::new(net, names, places, fleet, caller, &metrics);
+        let remotes = Remotes::new(net, names, places, fleet, caller);
         tokio::spawn(remotes.keep(end.clone()));
     }
     Relay { _end: end.drop_guard() }

@@ -15,7 +15,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use insula_kit::metrics::Metrics;
 use insula_model::target::FleetTarget;
 use insula_model::{EnvironmentId, InstanceId, NodeId};
 use insula_relay::{Caller, Health};
@@ -80,13 +79,12 @@ impl Remotes {
         places: Arc<Places>,
         fleet: watch::Receiver<Arc<FleetTarget>>,
         caller: Caller,
-        metrics: &Metrics,
     ) -> Self {
         Self {
             net,
             places,
             fleet,
-            hall: Hall::new(caller, names, metrics),
+            hall: Hall::new(caller, names),
             doors: BTreeMap::new(),
             resting: BTreeMap::new(),
             told: None,
@@ -292,6 +290,7 @@ impl Remotes {
 #[cfg(test)]
 mod tests {
     use insula_kit::clock::{Clock, SystemClock};
+    use insula_kit::metrics::Metrics;
     use insula_kit::pki::Authority;
     use insula_model::target::{Neighbour, RemoteInstance};
     use insula_relay::{CallCounts, CallerSettings};
@@ -326,16 +325,15 @@ mod tests {
             let folder = tempfile::tempdir().unwrap();
             let net = world::config("waits", "10.98.0.0/16");
             net::ensure_host(&net).unwrap();
-            let metrics = Metrics::new();
             let names = NameBoard::new(watch::Sender::new(Names::default()));
             let places = Places::new(Some(net.clone()), folder.path().join("last-address"));
             let authority = Authority::generate(SystemClock.now_ms()).unwrap();
             let credentials = world::credentials(&authority, NodeId::from_u128(1));
-            let counts = CallCounts::new(&metrics);
+            let counts = CallCounts::new(&Metrics::new());
             let caller = Caller::new(&credentials, CallerSettings::default(), counts);
             let fleet = watch::Sender::new(Arc::new(fleet()));
             let (held, seen) = (Arc::clone(&places), fleet.subscribe());
-            let mut remotes = Remotes::new(net, names.clone(), held, seen, caller, &metrics);
+            let mut remotes = Remotes::new(net, names.clone(), held, seen, caller);
             let end = CancellationToken::new();
             let is_open = |remotes: &Remotes| remotes.doors[&DB].open.is_some();
 
@@ -343,7 +341,7 @@ mod tests {
             assert!(remotes.pass(&end).await, "there is nothing to try again");
             assert!(!is_open(&remotes));
 
-            let place = places.take(RED).unwrap();
+            let place = places.take(RED).await.unwrap();
             let (app, address) = (Some("shop".parse().unwrap()), place.place.address());
             let presence = Presence { environment: RED, app, address, serves: None, routed: false };
             names.set(Tenant::Instance(InstanceId::from_u128(1)), Some(presence));

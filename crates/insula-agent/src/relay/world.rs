@@ -200,8 +200,8 @@ struct Sandbox {
 }
 
 impl Sandbox {
-    fn new(net: &Near, tenant: Tenant, environment: EnvironmentId) -> Self {
-        let held = net.places.take(environment).unwrap();
+    async fn new(net: &Near, tenant: Tenant, environment: EnvironmentId) -> Self {
+        let held = net.places.take(environment).await.unwrap();
         let namespace = Arc::new(Namespace::new().unwrap());
         attach(held.place.attachment.as_ref().unwrap(), namespace.file.as_fd()).unwrap();
         let app = match tenant {
@@ -287,9 +287,9 @@ async fn story(
     let names = NameBoard::new(sender);
     let places = Places::new(Some(net.clone()), folder.path().join("last-address"));
     let here = Near { names: names.clone(), published, places: Arc::clone(&places) };
-    let red = Sandbox::new(&here, Tenant::Instance(InstanceId::from_u128(1)), RED);
-    let blue = Sandbox::new(&here, Tenant::Instance(InstanceId::from_u128(2)), BLUE);
-    let build = Sandbox::new(&here, Tenant::Build(BuildId::from_u128(3)), RED);
+    let red = Sandbox::new(&here, Tenant::Instance(InstanceId::from_u128(1)), RED).await;
+    let blue = Sandbox::new(&here, Tenant::Instance(InstanceId::from_u128(2)), BLUE).await;
+    let build = Sandbox::new(&here, Tenant::Build(BuildId::from_u128(3)), RED).await;
 
     let relay = far_relay.await.unwrap();
     let remote =

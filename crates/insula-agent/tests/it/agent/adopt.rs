@@ -74,6 +74,42 @@ fn without_a_server_the_last_target_is_obeyed() {
     });
 }
 
+/// A gateway that begins with the routes that it kept goes by address, before any server is up.
+#[test]
+fn after_a_power_cut_no_address_is_given_that_a_kept_route_may_name() {
+    let name = "agent::adopt::after_a_power_cut_no_address_is_given_that_a_kept_route_may_name";
+    alone(name, async || {
+        let mut world = World::new().await;
+        let source = app(&world);
+        world.instances.push(world.instance(1, source, RUN));
+        world.send();
+        let first = world.until_ready(0).await;
+        let last_address = world.data().join("agent/last-address");
+        let synced = std::fs::read(&last_address).unwrap();
+        world.instances.push(world.instance(2, source, RUN));
+        world.send();
+        let second = world.until_ready(1).await;
+        // It takes everything that runs, and of the disk the records and what came after the sync.
+        world.kill_agent();
+        insula_agent::down(world.data()).await.unwrap();
+        std::fs::remove_dir_all(world.data().join("agent/state")).unwrap();
+        std::fs::write(&last_address, synced).unwrap();
+        // Somebody else is wanted here from now on.
+        world.instances = vec![world.instance(3, source, RUN), world.instance(4, source, RUN)];
+        world.send();
+        world.state.report.send_replace(None);
+        world.restart_keeper().await;
+        world.start_agent();
+        for number in 0..2 {
+            let stranger = world.until_ready(number).await;
+            assert!(stranger != first && stranger != second, "{stranger}");
+        }
+        for route in [first, second] {
+            assert!(get(route, "/").await.is_err(), "somebody answers at {route}");
+        }
+    });
+}
+
 #[test]
 fn a_target_from_the_past_is_refused() {
     alone("agent::adopt::a_target_from_the_past_is_refused", async || {

@@ -6,7 +6,9 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 
 use insula_kit::clock::{Clock, SystemClock};
-use insula_kit::pki::{Authority, Identity, Invitation, KeyPair, PublicKey, Subject, Validity};
+use insula_kit::pki::{
+    Authority, Identity, Invitation, KeyPair, MEMBER_LIFE_MS, PublicKey, Subject, Validity,
+};
 use insula_kit::random::SystemRandom;
 use insula_kit::tls::{ALPN_H2, Acceptor, ClientCertificates, Credentials, Peer, ServerStream};
 use insula_kit::token::Token;
@@ -21,20 +23,27 @@ use tonic::{Request, Response, Status};
 #[derive(Clone)]
 pub struct Fleet {
     authority: Arc<Authority>,
+    /// Of what a token brings.
+    first_life_ms: i64,
     state: Arc<Mutex<State>>,
 }
 
 #[derive(Default)]
 struct State {
     serial: u64,
+    renewed: u32,
     tokens: Vec<String>,
     servers: Vec<String>,
 }
 
 impl Fleet {
     pub fn new() -> Self {
+        Self::whose_first_certificates_live(MEMBER_LIFE_MS)
+    }
+
+    pub fn whose_first_certificates_live(first_life_ms: i64) -> Self {
         let authority = Authority::generate(SystemClock.now_ms()).unwrap();
-        Self { authority: Arc::new(authority), state: Arc::default() }
+        Self { authority: Arc::new(authority), first_life_ms, state: Arc::default() }
     }
 
     /// Good for so many.
@@ -52,17 +61,23 @@ impl Fleet {
     pub fn acceptor(&self) -> Acceptor {
         let key = KeyPair::generate();
         let subject = Subject::new("server", "srv_1").unwrap();
-        let reply = self.issue(&subject, &key.public_key());
+        let reply = self.issue(&subject, &key.public_key(), MEMBER_LIFE_MS);
         let (certificate, authorities) = (reply.certificate, reply.authorities);
         let identity = Identity { key, certificate, authorities };
         let credentials = Credentials::new(&identity, Arc::new(SystemClock)).unwrap();
         Acceptor::new(&credentials, ClientCertificates::Optional, ALPN_H2)
     }
 
-    fn issue(&self, subject: &Subject, key: &PublicKey) -> wire::EnrolReply {
+    /// How many certificates it has given to those who had one.
+    pub fn renewed(&self) -> u32 {
+        self.state.lock().unwrap().renewed
+    }
+
+    fn issue(&self, subject: &Subject, key: &PublicKey, life_ms: i64) -> wire::EnrolReply {
         let mut state = self.state.lock().unwrap();
         state.serial += 1;
-        let validity = Validity::of_member(SystemClock.now_ms());
+        let now_ms = SystemClock.now_ms();
+        let validity = Validity { not_after_ms: now_ms + life_ms, ..Validity::of_member(now_ms) };
         let certificate = self.authority.issue(key, subject, state.serial, validity).unwrap();
         wire::EnrolReply {
             certificate,
@@ -89,14 +104,23 @@ impl Join for Fleet {
         }
         let key = PublicKey::from_bytes(&asked.public_key).unwrap();
         let subject = Subject::new(&asked.role, &asked.id).unwrap();
-        Ok(Response::new(self.issue(&subject, &key)))
+        Ok(Response::new(self.issue(&subject, &key, self.first_life_ms)))
     }
 
     async fn renew(
         &self,
-        _: Request<wire::RenewRequest>,
+        request: Request<wire::RenewRequest>,
     ) -> Result<Response<wire::EnrolReply>, Status> {
-        Err(Status::unimplemented("nothing here lives that long"))
+        let peer = request.extensions().get::<Option<Peer>>().cloned().flatten();
+        let subject = peer.ok_or_else(|| Status::unauthenticated("a stranger"))?.subject;
+        let asked = request.into_inner();
+        let key = PublicKey::from_bytes(&asked.public_key).unwrap();
+        if !key.verify(&wire::renew_proof(subject.id()), &asked.proof) {
+            return Err(Status::permission_denied("somebody else's key"));
+        }
+        let reply = self.issue(&subject, &key, MEMBER_LIFE_MS);
+        self.state.lock().unwrap().renewed += 1;
+        Ok(Response::new(reply))
     }
 }
 

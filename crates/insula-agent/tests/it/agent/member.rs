@@ -1,6 +1,7 @@
 //! Agents as members of a fleet: over mutual TLS, to any of its servers.
 
 use insula_model::node::AilmentKind;
+use insula_model::observed::NodeReport;
 use insula_wire::facts::NodeFacts;
 use insula_wire::node as wire;
 use rustix::process::Signal;
@@ -123,13 +124,54 @@ fn a_clock_that_is_off_is_reported_and_then_taken_back() {
         let mut world = World::of_fleet(&Fleet::new()).await;
         world.send();
         world.state.clock_ahead_ms.send_replace(3_600_000);
-        let clock = |report: &insula_model::observed::NodeReport| {
-            report.ailments.iter().any(|it| it.kind == AilmentKind::Clock)
-        };
+        let clock =
+            |report: &NodeReport| report.ailments.iter().any(|it| it.kind == AilmentKind::Clock);
         let report = world.until("word of the clock", clock).await;
         let ailment = report.ailments.iter().find(|it| it.kind == AilmentKind::Clock).unwrap();
         assert!(ailment.message.contains("about an hour"), "{}", ailment.message);
         world.state.clock_ahead_ms.send_replace(0);
         world.until("no word of it", |report| !clock(report)).await;
     });
+}
+
+const HOUR_MS: i64 = 3_600_000;
+/// So little that it is time for the next one, whatever the jitter and a clock that is off.
+const ALMOST_OVER_MS: i64 = 40 * HOUR_MS;
+
+/// Joins by its token, renews, runs an app, says that its clock is off, and is a member again when
+/// it begins anew: all by that clock.
+async fn lives_by_a_clock_that_is(ahead_ms: i64, word: &str) {
+    let fleet = Fleet::whose_first_certificates_live(ALMOST_OVER_MS);
+    let mut world = World::of_fleet_with_clock(&fleet, ahead_ms).await;
+    let source = app(&world);
+    world.instances.push(world.instance(1, source, RUN));
+    world.send();
+    let endpoint = world.until_ready(0).await;
+    eventually("the next certificate", || fleet.renewed() > 0).await;
+    let is_clock = |kind: AilmentKind| kind == AilmentKind::Clock;
+    let off = |report: &NodeReport| report.ailments.iter().any(|it| is_clock(it.kind));
+    let report = world.until("word of the clock", off).await;
+    let said = &report.ailments.iter().find(|it| is_clock(it.kind)).unwrap().message;
+    assert!(said.contains(word) && said.contains("about an hour"), "{said}");
+
+    world.end_agent(Signal::TERM).await;
+    world.environment.remove("TOKEN");
+    world.state.report.send_replace(None);
+    world.start_agent();
+    assert_eq!(world.until_ready(0).await, endpoint);
+    world.until("word of the clock", off).await;
+    assert_eq!(fleet.renewed(), 1, "the next one is not due for long");
+    get(endpoint, "/").await.unwrap();
+}
+
+#[test]
+fn a_node_whose_clock_is_an_hour_behind_joins_renews_and_says_so() {
+    let name = "agent::member::a_node_whose_clock_is_an_hour_behind_joins_renews_and_says_so";
+    alone(name, async || lives_by_a_clock_that_is(-HOUR_MS, "behind").await);
+}
+
+#[test]
+fn a_node_whose_clock_is_an_hour_ahead_joins_renews_and_says_so() {
+    let name = "agent::member::a_node_whose_clock_is_an_hour_ahead_joins_renews_and_says_so";
+    alone(name, async || lives_by_a_clock_that_is(HOUR_MS, "ahead of").await);
 }

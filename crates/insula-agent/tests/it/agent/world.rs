@@ -123,10 +123,18 @@ impl World {
 
     /// A node of a fleet, with a token to join it.
     pub async fn of_fleet(fleet: &Fleet) -> Self {
+        Self::of_fleet_with_clock(fleet, 0).await
+    }
+
+    /// Likewise, on a machine whose clock is so far ahead of everybody's; negative: behind.
+    pub async fn of_fleet_with_clock(fleet: &Fleet, ahead_ms: i64) -> Self {
         let state = State::new();
         let server = Server::start_in(fleet, state.clone(), 0).await;
         fleet.name_server(server.address.unwrap());
-        let environment = BTreeMap::from([("TOKEN".into(), fleet.token(1))]);
+        let environment = BTreeMap::from([
+            ("TOKEN".into(), fleet.token(1)),
+            ("CLOCK_AHEAD_MS".into(), ahead_ms.to_string()),
+        ]);
         Self::against(environment, None, state, Some(server)).await
     }
 
