@@ -28,6 +28,8 @@ pub(crate) enum Cause {
     Silent(std::time::Duration),
     #[error("the connection to PostgreSQL is lost")]
     Lost,
+    #[error("PostgreSQL has given this writer no name, under which a lost commit could be found")]
+    Nameless,
     #[error("the database has format {found}, and this version of insula writes format {known}")]
     Format { found: u32, known: u32 },
 }
@@ -51,6 +53,7 @@ impl DbError {
             | Cause::Io(_)
             | Cause::Silent(_)
             | Cause::Lost
+            | Cause::Nameless
             | Cause::Format { .. } => false,
         }
     }

@@ -18,7 +18,6 @@ mod value;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::error::Error as _;
-use std::fmt::Write as _;
 use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
@@ -47,14 +46,34 @@ pub(crate) const GROUP_MAX: usize = 60;
 const BACKOFF_MIN: Duration = Duration::from_millis(20);
 const BACKOFF_MAX: Duration = Duration::from_secs(1);
 
+/// A UUID with its dashes.
+const WRITER_NAME_LEN: usize = 36;
+
 /// Taken first by every writer and held until the end of its transaction.
 const LOCK: &str = "SELECT value FROM counters WHERE name = 'feed' FOR UPDATE";
 
 /// Who writes, and what he tries, so that he can ask later whether it was done.
 #[derive(Debug)]
 struct Marker {
-    writer: String,
+    writer: WriterName,
     attempt: Cell<i64>,
+}
+
+/// One writer's own, for ever: a mark under a name that two shared would answer for the other.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct WriterName(String);
+
+impl WriterName {
+    /// As PostgreSQL made it, which writes it in one form only. Part of a statement's text, too.
+    fn read(row: &mut Row<'_>) -> Result<Self, StoreError> {
+        let name = row.text()?;
+        let of_a_uuid = |c: char| c == '-' || matches!(c, '0'..='9' | 'a'..='f');
+        if name.len() == WRITER_NAME_LEN && name.chars().all(of_a_uuid) {
+            Ok(Self(name))
+        } else {
+            Err(row.refuse("not the name of a writer"))
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -69,7 +88,8 @@ pub(crate) struct Postgres {
     format: Option<u32>,
     runtime: Runtime,
     session: RefCell<Option<Session>>,
-    marker: Marker,
+    /// Nobody commits without.
+    marker: Option<Marker>,
 }
 
 struct Session {
@@ -102,8 +122,7 @@ impl Postgres {
         format: Option<u32>,
     ) -> Result<Self, std::io::Error> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let marker = Marker { writer: String::new(), attempt: Cell::new(0) };
-        let (session, away) = (RefCell::new(None), Away::default());
+        let (session, away, marker) = (RefCell::new(None), Away::default(), None);
         Ok(Self { url, access, lock_wait, patience, away, format, runtime, session, marker })
     }
 
@@ -124,8 +143,9 @@ impl Postgres {
     /// Names this writer, for ever: its marks are found under that name.
     pub(crate) fn name_writer(&mut self) -> Result<(), StoreError> {
         let sql = "SELECT CAST(gen_random_uuid() AS TEXT)";
-        let name = self.query(sql, &[], |row| row.text())?.pop();
-        self.marker.writer = name.unwrap_or_default();
+        let name = self.query(sql, &[], WriterName::read)?.pop();
+        let writer = name.ok_or_else(|| StoreError::Unavailable(Cause::Nameless.into()))?;
+        self.marker = Some(Marker { writer, attempt: Cell::new(0) });
         // What others left who ended long ago.
         self.batch("DELETE FROM writers WHERE at < now() - INTERVAL '1 day'")
     }
@@ -180,19 +200,24 @@ impl Postgres {
         }
     }
 
+    fn marker(&self) -> Result<&Marker, StoreError> {
+        self.marker.as_ref().ok_or_else(|| StoreError::Unavailable(Cause::Nameless.into()))
+    }
+
     pub(crate) fn commit(&self, moved: Moved) -> Result<(), StoreError> {
-        let attempt = self.marker.attempt.get() + 1;
-        self.marker.attempt.set(attempt);
+        let Marker { writer: WriterName(writer), attempt } = self.marker()?;
+        attempt.set(attempt.get() + 1);
+        // In one message with the commit, so without parameters: one way to the server, not three.
         let mut sql = format!(
-            "INSERT INTO writers (id, attempt) VALUES ('{}', {attempt})
+            "INSERT INTO writers (id, attempt) VALUES ('{writer}', {})
              ON CONFLICT (id) DO UPDATE SET attempt = excluded.attempt, at = now();",
-            self.marker.writer
+            attempt.get()
         );
         if let (Some(_), _) | (_, Some(_)) = moved {
             let head = moved.0.map_or(0, |head| head.0);
             let events = moved.1.map_or(0, |events| events.0);
             let channel = self.url.channel();
-            write!(sql, "SELECT pg_notify('{channel}', '{head} {events}');").unwrap_or_default();
+            sql.push_str(&format!("SELECT pg_notify('{channel}', '{head} {events}');"));
         }
         sql.push_str("COMMIT");
         let outcome = self.wait("COMMIT", self.client()?.batch_execute(&sql));
@@ -210,10 +235,11 @@ impl Postgres {
     /// What became of the last commit, which had no answer. Waits for the lock that it held: after
     /// that it is over, one way or the other.
     pub(crate) fn landed(&self) -> Result<Landed, StoreError> {
+        let Marker { writer: WriterName(writer), attempt } = self.marker()?;
         self.begin(Access::Write)?;
         let sql = "SELECT attempt FROM writers WHERE id = ?1";
-        let found = self.query(sql, &[Value::Text(self.marker.writer.clone())], |row| row.int());
-        let done = found?.pop() == Some(self.marker.attempt.get());
+        let found = self.query(sql, &[Value::Text(writer.clone())], |row| row.int());
+        let done = found?.pop() == Some(attempt.get());
         self.roll_back()?;
         Ok(if done { Landed::Done } else { Landed::Undone })
     }
@@ -420,4 +446,36 @@ fn ends_connection(error: &tokio_postgres::error::DbError) -> bool {
         || class == Some("08")
         || class == Some("57")
         || *error.code() == SqlState::READ_ONLY_SQL_TRANSACTION
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name_of(answer: &str) -> Result<WriterName, StoreError> {
+        WriterName::read(&mut Row::new("SELECT", vec![Value::from(answer)]))
+    }
+
+    #[test]
+    fn what_is_no_name_is_not_made_one() {
+        let name = "1f0c1b7e-9d3a-4c5e-8f60-0123456789ab";
+        assert_eq!(name_of(name).unwrap(), WriterName(name.to_owned()));
+        for none in ["", "-", &name[1..], &name.to_uppercase(), &name.replace('-', "'")] {
+            assert!(matches!(name_of(none), Err(StoreError::Column { .. })), "{none}");
+        }
+    }
+
+    /// All that have none would answer for each other.
+    #[test]
+    fn who_has_no_name_commits_nothing_and_takes_no_commit_for_done() {
+        let url = "postgres:///nowhere?host=/nowhere".parse().unwrap();
+        let patience = Patience { away: Millis(0), answer: Millis(0) };
+        let nameless = Postgres::new(url, Access::Write, Millis(0), patience, None).unwrap();
+        let is_refused = |error: StoreError| {
+            let StoreError::Unavailable(cause) = error else { panic!("{error:?}") };
+            assert!(cause.to_string().contains("no name"), "{cause}");
+        };
+        is_refused(nameless.commit((None, None)).unwrap_err());
+        is_refused(nameless.landed().unwrap_err());
+    }
 }

@@ -321,6 +321,18 @@ fn a_commit_whose_answer_is_lost_is_looked_up_and_done_once() {
     }
 }
 
+/// Two with one name would each take the other's commit for their own.
+#[test]
+fn each_writer_leaves_its_marks_under_a_name_of_its_own() {
+    let Some(server) = Server::start() else { return };
+    let stores: Vec<_> = (0..3).map(|_| open(server.config("a"), PATIENT)).collect();
+    for (n, store) in stores.iter().enumerate() {
+        create(store, n as u32).unwrap();
+    }
+    let marks = "SELECT COUNT(DISTINCT id), MIN(length(id)), MAX(attempt) FROM a.writers";
+    assert_eq!(server.sql(marks), ["3|36|1"]);
+}
+
 #[test]
 fn a_commit_that_cannot_be_looked_up_is_said_to_be_unknown() {
     let Some(server) = Server::start() else { return };
