@@ -47,6 +47,7 @@ pub fn create(tx: &mut Tx, build: &Build) -> Result<(), WriteError> {
     if made == 0 {
         return Err(WriteError::Exists { kind: Kind::Build });
     }
+    note_whereabouts(tx, build)?;
     tx.touch(build.id);
     Ok(())
 }
@@ -105,12 +106,20 @@ pub fn update(tx: &mut Tx, expected: &BuildState, build: &Build) -> Result<(), W
         "UPDATE builds SET state = ?2, doc = ?3 WHERE id = ?1",
         params![build.id, name(&build.state), schema::encode(build).map_err(StoreError::from)?,],
     )?;
-    if let BuildState::Running { node, .. } = build.state {
-        // Once it is done nothing else says where it was.
-        whereabouts::note(tx, build.app, node)?;
-    }
+    note_whereabouts(tx, build)?;
     tx.touch(build.id);
     Ok(())
+}
+
+/// Where it runs: once it is done nothing else says where it was.
+fn note_whereabouts(tx: &mut Tx, build: &Build) -> Result<(), StoreError> {
+    match build.state {
+        BuildState::Running { node, .. } => whereabouts::note(tx, build.app, node),
+        BuildState::Queued
+        | BuildState::Done { .. }
+        | BuildState::Failed { .. }
+        | BuildState::Cancelled => Ok(()),
+    }
 }
 
 /// Ends what still builds for a deployment that was cancelled.

@@ -5,7 +5,7 @@ use insula_model::instance::Instance;
 use insula_model::{NodeId, OrgId};
 use insula_store::{WriteError, apps, builds, instances, nodes, whereabouts};
 
-use crate::model::{Fixture, Tenant, at, instance_id, node, node_id, org_id};
+use crate::model::{Fixture, Tenant, at, build_id, instance_id, node, node_id, org_id};
 
 /// Whose word is taken for the log of the tenant's app, if this org asks.
 fn asked_as(fixture: &Fixture, org: OrgId, of: &Tenant) -> Vec<NodeId> {
@@ -67,6 +67,16 @@ fn a_build_is_asked_for_where_it_ran() {
     build.state = BuildState::Cancelled;
     fixture.write(move |tx| builds::update(tx, &expected, &build)).unwrap();
     assert_eq!(asked(&fixture, &one), [node_id(1), node_id(2), node_id(3)]);
+}
+
+#[test]
+fn a_build_that_begins_with_its_row_is_asked_for_where_it_runs() {
+    let (fixture, [one, _]) = settled();
+    let mut build = one.build.clone();
+    build.id = build_id(20);
+    build.state = BuildState::Running { node: node_id(4), attempt: 1 };
+    fixture.write(move |tx| builds::create(tx, &build)).unwrap();
+    assert_eq!(asked(&fixture, &one), [node_id(1), node_id(2), node_id(4)]);
 }
 
 #[test]
