@@ -11,7 +11,7 @@ use insula_model::{Millis, NodeId, Timestamp, limits};
 use crate::action::{Action, Plan};
 use crate::world::{Presence, World};
 
-pub use crate::drain::{DrainPreview, drain_preview};
+pub use crate::drain::{DrainPreview, Ending, drain_preview};
 
 /// After the control plane was cut off from every node, how long those that are not back yet are
 /// waited for. Agents redial within moments; the rest is for a network that comes back in parts.
@@ -30,7 +30,8 @@ pub(crate) fn step(world: &World, node: &Node, plan: &mut Plan) {
     }
 }
 
-/// What a drained node still has and nobody moves: it ends by itself.
+/// What a drained node still has and nobody moves: it ends by itself. Builds do, too; who asks why
+/// finds them there.
 fn tell_what_ends(world: &World, node: &Node, plan: &mut Plan) {
     for one in world.instances.of_node(node.id) {
         let app = world.apps.get(&one.app).map_or("a deleted app", |app| app.name.as_str());
@@ -103,12 +104,16 @@ pub fn state(world: &World, node: &Node) -> NodeState {
 }
 
 fn holds_nothing(world: &World, id: NodeId) -> bool {
-    let builds = |build: &Build| match &build.state {
+    world.instances.count_on(id) == 0 && builds_on(world, id).next().is_none()
+}
+
+/// Builds that were given to a node and have no verdict yet.
+pub(crate) fn builds_on(world: &World, id: NodeId) -> impl Iterator<Item = &Build> {
+    world.builds_under_way().filter(move |build| match &build.state {
         BuildState::Running { node, .. } => *node == id,
         BuildState::Queued
         | BuildState::Done { .. }
         | BuildState::Failed { .. }
         | BuildState::Cancelled => false,
-    };
-    world.instances.count_on(id) == 0 && !world.builds_under_way().any(builds)
+    })
 }

@@ -69,8 +69,16 @@ pub fn node(world: &World, plan: &Plan, id: NodeId) -> Vec<String> {
     for one in world.instances.of_node(id) {
         *there.entry(part(one)).or_default() += 1;
     }
+    let builds = nodes::builds_on(world, id).count();
+    there.extend((builds > 0).then_some(("builds under way", builds)));
     said.extend(there.into_iter().map(|(what, count)| format!("{what}: {count}")));
     said.extend(waits(plan, &id.to_string()).map(str::to_owned));
+    if nodes::is_draining(world, id) {
+        said.extend(nodes::builds_on(world, id).map(|build| {
+            let app = world.apps.get(&build.app).map_or("a deleted app", |app| app.name.as_str());
+            format!("a build of {app} goes on to its end")
+        }));
+    }
     said
 }
 

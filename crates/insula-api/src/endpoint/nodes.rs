@@ -12,7 +12,7 @@ use insula_plan::World;
 use insula_plan::nodes as decided;
 use insula_store::{Tx, apps, instances, nodes, orgs, releases};
 use insula_wire::problem::Code;
-use insula_wire::rest::node::{Capacity, DrainPreview, Moving, Node, Runtime, SetSite};
+use insula_wire::rest::node::{Capacity, DrainPreview, Ending, Moving, Node, Runtime, SetSite};
 use insula_wire::rest::why::Why;
 
 use crate::context::{Cx, page_of, shown};
@@ -281,19 +281,33 @@ async fn preview(cx: Cx) -> Result<Reply, ApiError> {
     let seen = cx.api.state.view.borrow().clone();
     let world = &seen.0;
     let decided = decided::drain_preview(world, node.id);
-    let why: BTreeMap<InstanceId, String> = decided.cannot.into_iter().collect();
-    let moving = |id: &InstanceId, why: Option<String>| {
-        let what = world.instances.get(id).map_or_else(String::new, |i| {
-            let org = world.orgs.get(&i.org).map_or("?", |org| org.name.as_str());
-            let app = world.apps.get(&i.app).map_or("?", |app| app.name.as_str());
-            format!("{org}/{app} {}", i.component)
-        });
-        Moving { instance: *id, what, why }
+    let org_and_app = |org, app| {
+        let org = world.orgs.get(&org).map_or("?", |org| org.name.as_str());
+        let app = world.apps.get(&app).map_or("?", |app| app.name.as_str());
+        format!("{org}/{app}")
+    };
+    let instance = |id: &InstanceId| {
+        let row = world.instances.get(id);
+        row.map_or_else(String::new, |i| format!("{} {}", org_and_app(i.org, i.app), i.component))
+    };
+    let moving = |id: InstanceId, why| Moving { instance: id, what: instance(&id), why };
+    let because = |(id, why): (InstanceId, String)| moving(id, Some(why));
+    let ending = |(what, how): (decided::Ending, &str)| {
+        let (subject, what) = match what {
+            decided::Ending::Instance(id) => (id.to_string(), instance(&id)),
+            decided::Ending::Build(id) => {
+                let row = world.builds.get(&id);
+                let what = row.map_or_else(String::new, |build| org_and_app(build.org, build.app));
+                (id.to_string(), what)
+            }
+        };
+        Ending { subject, what, how: how.to_owned() }
     };
     shown(&DrainPreview {
-        moves: decided.moves.iter().map(|id| moving(id, None)).collect(),
-        singles: decided.singles.iter().map(|id| moving(id, None)).collect(),
-        stays: why.iter().map(|(id, why)| moving(id, Some(why.clone()))).collect(),
+        moves: decided.moves.into_iter().map(|id| moving(id, None)).collect(),
+        singles: decided.leave_first.into_iter().map(because).collect(),
+        stays: decided.cannot.into_iter().map(because).collect(),
+        goes_on: decided.goes_on.into_iter().map(ending).collect(),
     })
 }
 

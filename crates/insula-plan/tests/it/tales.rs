@@ -5,6 +5,7 @@ use insula_model::node::NodeState;
 use insula_model::{GatewayId, Timestamp};
 use insula_plan::{nodes, target, why};
 
+use crate::drains::preview;
 use crate::script::Script;
 
 fn check(said: impl AsRef<str>, expect: Expect) {
@@ -131,29 +132,20 @@ fn a_drain_says_beforehand_what_moves_and_what_cannot() {
     let s = Script::new(
         "nodes a b=600MiB; app web x2 300MiB, clock single, big 1GiB, tidy job; run tidy",
     );
-    let preview = |node: &str| {
-        let found = nodes::drain_preview(&s.scene.world, s.scene.node_id(node));
-        let name = |id| s.scene.name_of(id);
-        let mut said = String::new();
-        found.moves.iter().for_each(|id| said += &format!("moves {}\n", name(*id)));
-        found.singles.iter().for_each(|id| said += &format!("moves single {}\n", name(*id)));
-        found.cannot.iter().for_each(|(id, why)| said += &format!("{}: {why}\n", name(*id)));
-        said
-    };
     check(
-        preview("a"),
+        preview(&s, "a"),
         expect![[r#"
-        moves web.1
-        big.1: no node has 1GiB free: b 344MiB, a draining
-        web.2: no node has 300MiB free: b 44MiB, a draining
-        tidy.1: it is a run: it goes on to its end
-    "#]],
+            web.2 moves
+            big.1 stays: no node has 1GiB free: b 344MiB, a draining
+            web.1 stays: no node has 300MiB free: b 44MiB, a draining
+            tidy.1: a run goes on to its end
+        "#]],
     );
     check(
-        preview("b"),
+        preview(&s, "b"),
         expect![[r#"
-        moves single clock.1
-    "#]],
+            clock.1 leaves first: there may never be two of it
+        "#]],
     );
 }
 
@@ -161,7 +153,7 @@ fn a_drain_says_beforehand_what_moves_and_what_cannot() {
 fn a_lost_node_is_no_node_to_drain() {
     let s = Script::new("nodes a b; app web x2; lose a");
     let found = nodes::drain_preview(&s.scene.world, s.scene.node_id("a"));
-    assert!(found.moves.is_empty() && found.singles.is_empty());
+    assert!(found.moves.is_empty() && found.leave_first.is_empty());
     check(&found.cannot[0].1, expect!["its node is lost: nothing there can be told to end"]);
 }
 
@@ -194,6 +186,20 @@ fn why_tells_of_a_node() {
         expect![[r#"
         it is lost since 1970-01-01T00:16:43.000Z: what it has is replaced elsewhere, but for single instances and runs; nothing there is stopped
         instances that should run: 1
+    "#]],
+    );
+}
+
+#[test]
+fn why_tells_of_a_drained_node_that_builds() {
+    let s = Script::new("nodes a b; app web x2; build web x2; drain a; obey");
+    let plan = insula_plan::plan(&s.scene.world, s.scene.now);
+    check(
+        lines(&why::node(&s.scene.world, &plan, s.scene.node_id("a"))),
+        expect![[r#"
+        it is being drained since 1970-01-01T00:16:40.000Z: what it has moves to others
+        builds under way: 1
+        a build of shop goes on to its end
     "#]],
     );
 }

@@ -115,10 +115,13 @@ fn notes(node: &node::Node) -> Vec<String> {
 pub struct DrainPreview {
     /// Replaced elsewhere first, then stopped.
     pub moves: Vec<Moving>,
-    /// Stopped first, then started elsewhere: they are `single`.
+    /// Stopped before they are there again elsewhere, and why: they are `single`, say.
     pub singles: Vec<Moving>,
     /// These stay for now, and why.
     pub stays: Vec<Moving>,
+    /// These are not moved: they end by themselves, and the node is drained when they have.
+    #[serde(default)]
+    pub goes_on: Vec<Ending>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -127,9 +130,20 @@ pub struct Moving {
     pub instance: InstanceId,
     /// `org/app component`.
     pub what: String,
-    /// Why it cannot move.
+    /// Why it cannot move, or not like others.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub why: Option<String>,
+}
+
+/// What ends by itself on a node that is being drained.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Ending {
+    /// The id of an instance or a build.
+    pub subject: String,
+    /// `org/app component`, or `org/app` of a build.
+    pub what: String,
+    /// `a run goes on to its end`, say.
+    pub how: String,
 }
 
 /// What the operator changes about a node. What is left out stays as it is.

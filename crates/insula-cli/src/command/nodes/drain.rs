@@ -117,6 +117,7 @@ mod tests {
             moves: vec![moving(1, "acme/shop web", None)],
             singles: vec![moving(2, "acme/shop clock", None)],
             stays: vec![moving(3, "acme/big web", Some("no node has 8GiB free: b 2GiB"))],
+            ..DrainPreview::default()
         };
         expect![[r#"
             These are started elsewhere first, then stopped here:
