@@ -13,6 +13,7 @@ pub mod fleet;
 pub mod folder;
 pub mod host;
 pub mod http;
+pub mod late;
 pub mod load;
 pub mod machine;
 pub mod process;

@@ -11,6 +11,7 @@ use rustix::io::Errno;
 use rustix::net::sockopt::{Timeout, set_socket_recv_buffer_size_force, set_socket_timeout};
 use rustix::net::{AddressFamily, Protocol, RecvFlags, SocketFlags, SocketType, recv, socket_with};
 
+use super::flows::Said;
 use super::ground::Place;
 
 /// Of every protocol.
@@ -58,12 +59,12 @@ impl Capture {
         Ok(Self { stop, frames, reader: Some(reader) })
     }
 
-    /// How many frames held this text so far.
-    pub fn seen(&self, text: &str) -> usize {
+    /// What was said so far, put together.
+    pub fn said(&self) -> Said {
         let frames = self.frames.lock().unwrap_or_else(PoisonError::into_inner);
-        let holds =
-            |frame: &&Vec<u8>| frame.windows(text.len()).any(|part| part == text.as_bytes());
-        frames.iter().filter(holds).count()
+        let mut said = Said::default();
+        frames.iter().for_each(|frame| said.hear(frame));
+        said
     }
 
     /// How many frames there were.

@@ -13,7 +13,7 @@ use super::ground::Place;
 use crate::machine::wait_for;
 use crate::process;
 
-const PORT: u16 = 5432;
+pub const PORT: u16 = 5432;
 const START_TIME_MAX: Duration = Duration::from_secs(60);
 /// The user that the package makes; PostgreSQL refuses to be root.
 const USER: &str = "postgres";
@@ -117,6 +117,18 @@ impl Database {
         let (host, port) = (self.address.ip().to_string(), self.address.port().to_string());
         command.args(["-q", "-h", &host, "-p", &port]);
         Ok(self.as_user(&command).status()?.success())
+    }
+
+    /// The answer to a question, one line for each row.
+    pub fn ask(&self, sql: &str) -> Result<String> {
+        let mut command = Command::new(self.bin.join("psql"));
+        let (host, port) = (self.address.ip().to_string(), self.address.port().to_string());
+        command.args(["-h", &host, "-p", &port, "-U", "insula", "-d", "postgres", "-XAtc", sql]);
+        let output = self.as_user(&command).output()?;
+        if !output.status.success() {
+            bail!("{sql}: {}", String::from_utf8_lossy(&output.stderr));
+        }
+        Ok(String::from_utf8(output.stdout)?.trim().to_owned())
     }
 
     pub fn pid(&self) -> Option<u32> {

@@ -24,6 +24,7 @@ use insula_wire::facts::NodeFacts;
 use insula_wire::node as wire;
 use insula_wire::node::agent_message::Message;
 use insula_wire::node::node_client::NodeClient;
+use insula_wire::node::server_message::Message as ToAgent;
 use tokio::sync::mpsc::{
     UnboundedReceiver, UnboundedSender, WeakUnboundedSender, unbounded_channel,
 };
@@ -56,6 +57,8 @@ pub struct Impostor {
 struct Heard {
     /// Of the Target that it was sent last.
     generation: Option<u64>,
+    /// The newest of its heartbeats that was acknowledged.
+    beat: u64,
     ended: Option<(Code, String)>,
 }
 
@@ -195,6 +198,16 @@ impl Impostor {
         note(&self.heard, |heard| heard.generation).context("a generation")
     }
 
+    /// A heartbeat besides its own, whose numbers begin at one.
+    pub fn beat(&self, sequence: u64) {
+        self.say(Message::Heartbeat(wire::Heartbeat { sequence }));
+    }
+
+    /// The newest heartbeat that was acknowledged.
+    pub fn acknowledged(&self) -> u64 {
+        note(&self.heard, |heard| heard.beat)
+    }
+
     /// How its session ended, if it has.
     pub fn ended(&self) -> Option<(Code, String)> {
         note(&self.heard, |heard| heard.ended.clone())
@@ -266,8 +279,14 @@ async fn session(
     let talk = async {
         let mut incoming = client.session(UnboundedReceiverStream::new(queue)).await?.into_inner();
         while let Some(message) = incoming.message().await? {
-            if let Some(wire::server_message::Message::Target(target)) = message.message {
-                note(heard, |heard| heard.generation = Some(target.generation));
+            match message.message {
+                Some(ToAgent::Target(target)) => {
+                    note(heard, |heard| heard.generation = Some(target.generation));
+                }
+                Some(ToAgent::HeartbeatAck(ack)) => {
+                    note(heard, |heard| heard.beat = heard.beat.max(ack.sequence));
+                }
+                Some(_) | None => {}
             }
         }
         Err::<(), Status>(Status::ok("the server ended it without a word"))

@@ -6,10 +6,12 @@
 mod api;
 pub mod capture;
 pub mod database;
+pub mod flows;
 pub mod ground;
 pub mod impostor;
 pub mod past;
 pub mod process;
+pub mod relays;
 pub mod s3;
 pub mod watch;
 

@@ -65,6 +65,11 @@ impl Role {
         }
     }
 
+    /// Arguments from the next start on.
+    pub fn add_arguments(&mut self, more: &[&str]) {
+        self.args.extend(more.iter().map(|arg| (*arg).to_owned()));
+    }
+
     pub fn start(&mut self) -> Result<()> {
         self.reap()?;
         let log = File::options().create(true).append(true).open(&self.log)?;

@@ -5,21 +5,30 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use insula_e2e::app::good;
 use insula_e2e::fleet::impostor::{Greeting, Identified, Impostor, identity};
 use insula_e2e::fleet::process::Role;
+use insula_e2e::fleet::relays::{Dialler, Goal};
 use insula_e2e::fleet::{Fleet, Shape};
-use insula_e2e::machine::wait_for;
+use insula_e2e::machine::{LOOK, wait_for};
 use insula_e2e::story::{self, MOMENT};
 use insula_kit::clock::SystemClock;
 use insula_kit::tls::Credentials;
+use insula_model::NodeId;
+use insula_relay::{OpenError, Unreachable};
 use serde_json::{Value, json};
 use tonic::Code;
 
 use super::{app, can_lay_ground};
+
+/// What "at once" may take here: a word from the server to each node, on two cores that do other
+/// things too. The next heartbeat, which brings nothing of the kind, would come within one second.
+const AT_ONCE: Duration = Duration::from_secs(2);
+/// Says at once what can never be: no patience of ours is that short, the shortest is twice as long.
+const VERDICT_AT_ONCE: Duration = Duration::from_secs(5);
 
 const ONE_OF_EACH: Shape = Shape { servers: 1, nodes: 1, gateways: 0 };
 
@@ -267,8 +276,20 @@ fn a_removed_node_is_out_at_once_and_for_ever() -> Result<()> {
         &fleet.folder().join("thief"),
         &fleet.fleet_addresses(),
     )?;
+    let place = fleet.ground.place("thief")?;
+    let goal = instance_on_n0(&fleet)?;
+    let caller = Dialler::new(&place, &fleet.nodes[1].data.join("agent/credentials.json"))?;
+    let gateway = Dialler::new(&place, &fleet.gateways[0].data.join("gateway/credentials.json"))?;
+    caller.open(&goal)?.context("the relay of n0 lets a neighbour in")?;
+    let held = caller.hold(&goal)?;
 
     fleet.ok(&["nodes", "remove", "n1", "--yes"])?;
+    let removed = Instant::now();
+    ensure_refused_at_once(&caller, &goal, removed)?;
+    let cut = held.ended_within(AT_ONCE)?.saturating_duration_since(removed);
+    ensure!(cut <= AT_ONCE, "what it had open was open for {cut:?}");
+    // It is the removal that is refused, and not the way.
+    gateway.open(&goal)?.context("the relay of n0 lets the gateway in")?;
     ensure!(node(&fleet, "n1")?.is_none(), "it is listed still");
     wait_for("both instances are on the other node", MOMENT, || {
         let listed = fleet.json(&["ps", "--app", "app"])?;
@@ -284,8 +305,7 @@ fn a_removed_node_is_out_at_once_and_for_ever() -> Result<()> {
     .with_context(|| fleet.nodes[1].log())?;
     ensure!(fleet.nodes[1].is_running()?, "its apps are the operator's to end: {}", fleet.logs());
 
-    // Its relay refuses everybody who knows, and it gets nowhere with theirs.
-    let place = fleet.ground.place("thief")?;
+    // Nor does a server listen to whoever has its folder.
     let session = Impostor::speak(&place, &thief, &Greeting::default())?;
     wait_for("the stolen certificate is refused", MOMENT, || Ok(session.ended().is_some()))?;
     let ended = session.ended().context("ended")?;
@@ -318,6 +338,42 @@ fn a_removed_node_is_out_at_once_and_for_ever() -> Result<()> {
     let session = Impostor::speak(&place, &thief, &Greeting::default())?;
     wait_for("what was stolen is worth nothing still", MOMENT, || Ok(session.ended().is_some()))?;
     ensure!(session.ended().context("ended")?.0 == Code::PermissionDenied);
+    ensure_turned_away(&caller, &goal)
+}
+
+/// The instance of `app` that runs there, behind the relay of that node.
+fn instance_on_n0(fleet: &Fleet) -> Result<Goal> {
+    let all = fleet.instances("app")?;
+    let one = all.iter().find(|one| one.node == "n0").with_context(|| format!("{all:?}"))?;
+    let id = node(fleet, "n0")?.context("n0")?["id"].as_str().context("id")?.to_owned();
+    Goal::new(&id, &fleet.nodes[0].place, &one.id)
+}
+
+/// Whose connection the relay ends before it answers anything: not who may not reach this instance,
+/// nor who asks for one that is gone.
+fn ensure_turned_away(caller: &Dialler, goal: &Goal) -> Result<()> {
+    match caller.open(goal)? {
+        Ok(()) => bail!("the relay lets it in"),
+        Err(OpenError::Unreachable { source: Unreachable::Ask { .. }, .. }) => Ok(()),
+        Err(other) => Err(other).context("another answer than that it is nobody"),
+    }
+}
+
+/// Refused soon, and from then on.
+fn ensure_refused_at_once(caller: &Dialler, goal: &Goal, removed: Instant) -> Result<()> {
+    let (mut asked, mut refused_after) = (0, None);
+    while removed.elapsed() < AT_ONCE {
+        asked += 1;
+        let refused = ensure_turned_away(caller, goal);
+        match refused_after {
+            Some(_) => refused.context("it was refused before")?,
+            None if refused.is_ok() => refused_after = Some(removed.elapsed()),
+            None => {}
+        }
+        std::thread::sleep(LOOK);
+    }
+    println!("refused by the relay after {refused_after:?}, asked {asked} times");
+    ensure!(refused_after.is_some(), "the relay lets it in after {:?}", removed.elapsed());
     Ok(())
 }
 
@@ -350,16 +406,26 @@ fn a_removed_gateway_gets_no_route_and_reaches_no_relay() -> Result<()> {
     let listed = listed.as_array().context("a list")?;
     ensure!(listed.len() == 2 && listed.iter().all(|one| one["connected"] == true), "{listed:?}");
     let id = identity_of(&fleet.gateways[1].data.join("gateway"))?;
+    let goal = instance_on_n0(&fleet)?;
+    let caller = |gateway: usize| -> Result<Dialler> {
+        let role = &fleet.gateways[gateway];
+        Dialler::new(&role.place, &role.data.join("gateway/credentials.json"))
+    };
+    let (other, caller) = (caller(0)?, caller(1)?);
+    caller.open(&goal)?.context("the relay lets a gateway in")?;
+    let held = caller.hold(&goal)?;
     fleet.ok(&["gateways", "remove", &id, "--yes"])?;
+    let removed = Instant::now();
+    // Whatever the gateway itself believes: the relay refuses it.
+    ensure_refused_at_once(&caller, &goal, removed)?;
+    let cut = held.ended_within(AT_ONCE)?.saturating_duration_since(removed);
+    ensure!(cut <= AT_ONCE, "what it had open was open for {cut:?}");
+    other.open(&goal)?.context("the relay lets the other gateway in")?;
+    // So no visitor gets through either, from then on.
+    let answer = fleet.visit(1, &url, "/")?;
+    ensure!(answer.status >= 500, "{} {}", answer.status, answer.text());
     let left = fleet.json(&["gateways", "list"])?;
     ensure!(!left.to_string().contains(&id), "{left}");
-    let mut last = String::new();
-    wait_for("it reaches nothing any more", MOMENT, || {
-        let answer = fleet.visit(1, &url, "/")?;
-        last = format!("{} {}", answer.status, answer.text());
-        Ok(answer.status >= 500)
-    })
-    .with_context(|| last)?;
     ensure!(fleet.visit(0, &url, "/")?.status == 200, "the other one suffers");
     wait_for("it says so", MOMENT, || {
         Ok(fleet.gateways[1].log().contains("was removed from this fleet"))
@@ -418,19 +484,75 @@ fn the_second_node_of_a_name_gets_another_or_is_told() -> Result<()> {
     let token = fleet.token(&[])?;
     let mut says = fleet.node_role(2, &token)?;
     says.forget_argument("--name");
+    says.add_arguments(&["--name", "n0"]);
     says.start()?;
     fleet.nodes.push(says);
-    let token = fleet.token(&[])?;
-    let mut same = fleet.node_role(3, &token)?;
-    same.forget_argument("--name");
-    same.start()?;
-    fleet.nodes.push(same);
-    fleet.wait_until_ready(4)?;
-    let mut names: Vec<String> = fleet.node_states()?.into_iter().map(|(name, _)| name).collect();
-    names.sort();
+    // Its host's name, which nobody else has yet, and then somebody has.
+    for number in [3, 4] {
+        let token = fleet.token(&[])?;
+        let mut unnamed = fleet.node_role(number, &token)?;
+        unnamed.forget_argument("--name");
+        unnamed.start()?;
+        fleet.nodes.push(unnamed);
+        fleet.wait_until_ready(number + 1)?;
+    }
+    let listed = fleet.json(&["nodes", "list"])?;
+    let listed = listed.as_array().context("a list of nodes")?;
+    let mut names: Vec<&str> = listed.iter().filter_map(|node| node["name"].as_str()).collect();
+    names.sort_unstable();
     names.dedup();
-    ensure!(names.len() == 4, "{names:?}");
+    ensure!(names.len() == 5 && names.contains(&"n0"), "{names:?}");
+    for (number, wanted) in [(1, "n1"), (2, "n0")] {
+        ensure_told_its_name(&fleet.nodes[number], listed, wanted)?;
+    }
+    let host = given_name(&fleet.nodes[3])?;
+    ensure!(!host.starts_with("node-"), "nobody else was called {host}");
+    ensure_told_its_name(&fleet.nodes[4], listed, &host)?;
+    for number in [0, 3] {
+        let log = fleet.nodes[number].log();
+        ensure!(!log.contains(OTHER_NAME), "n{number} got the name that it asked for: {log}");
+    }
+    // It keeps the name, and is not told again.
+    let name = given_name(&fleet.nodes[2])?;
+    let before = node(&fleet, &name)?.with_context(|| name.clone())?;
+    fleet.nodes[2].stop()?;
+    fleet.nodes[2].start()?;
+    wait_for("it has come again", MOMENT, || {
+        let after = node(&fleet, &name)?.with_context(|| name.clone())?;
+        Ok(after["hello"] != before["hello"] && after["state"] == "ready")
+    })?;
+    ensure!(fleet.nodes[2].log().matches(OTHER_NAME).count() == 1, "{}", fleet.nodes[2].log());
+    fleet.finish()
+}
+
+/// What an agent says that is called otherwise than it asked for.
+const OTHER_NAME: &str = "the fleet calls this node by another name";
+
+/// It was given a name that tells of its id, and its agent says that, and what it asked for.
+fn ensure_told_its_name(node: &Role, listed: &[Value], wanted: &str) -> Result<()> {
+    let name = given_name(node)?;
+    let row = listed.iter().find(|row| row["name"] == name.as_str());
+    let id = row.with_context(|| format!("{name} is not listed"))?["id"].as_str().context("id")?;
+    ensure!(name == format!("node-{}", short(id)?), "{id} is called {name}");
+    let log = node.log();
+    let line = log.lines().find(|line| line.contains(OTHER_NAME));
+    let line = line.with_context(|| format!("{name} was not told: {log}"))?;
+    let line: Value = serde_json::from_str(line)?;
+    ensure!(line["name"] == name.as_str() && line["wanted"] == wanted, "{line}");
     Ok(())
+}
+
+/// What a node has kept of how the fleet calls it.
+fn given_name(node: &Role) -> Result<String> {
+    let kept = fs::read_to_string(node.data.join("agent/node.json"))?;
+    let kept: Value = serde_json::from_str(&kept)?;
+    Ok(kept["name"].as_str().context("name")?.to_owned())
+}
+
+/// The part of an id that stands in names.
+fn short(id: &str) -> Result<String> {
+    let id: NodeId = id.parse().map_err(|error| anyhow!("{id}: {error}"))?;
+    Ok(id.short())
 }
 
 #[test]
@@ -527,9 +649,13 @@ fn a_spec_that_fits_nowhere_fails_at_once_with_every_nodes_reason() -> Result<()
     insula_e2e::folder::write(source.path(), "insula.toml", toml)?;
     let path = source.path().to_str().context("path")?;
     let fails = |app: &str| -> Result<String> {
+        let began = Instant::now();
         let output = fleet.cli_at(0, &["deploy", path, "--app", app, "--json"])?;
+        let took = began.elapsed();
+        println!("{app}: told after {took:?}");
         let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
         ensure!(!output.status.success(), "{said}");
+        ensure!(took < VERDICT_AT_ONCE, "{app}: told after {took:?}");
         Ok(said)
     };
     // Refused before anything is sent.

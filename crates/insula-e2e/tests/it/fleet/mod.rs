@@ -1,6 +1,7 @@
 //! Several machines: real processes in network namespaces, hurt in every way we could think of.
 
 mod ailments;
+mod beats;
 mod blobs;
 mod boxes;
 mod gateways;
@@ -14,6 +15,7 @@ mod partition;
 mod servers;
 mod unfinished;
 mod upgrade;
+mod wire;
 mod zones;
 
 use std::collections::BTreeSet;

@@ -1,9 +1,5 @@
 //! Components that find each other across nodes, and nobody else who does.
 
-use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
-use std::process::Stdio;
-
 use anyhow::{Context, Result, ensure};
 use insula_e2e::explorer::{self, Tried};
 use insula_e2e::fleet::{Fleet, Shape};
@@ -16,7 +12,7 @@ use tempfile::TempDir;
 use super::can_lay_ground;
 
 /// An explorer on one side of the fleet; a second component on the other side, if asked for.
-fn explorer_on(side: &str, other: Option<&str>) -> Result<TempDir> {
+pub fn explorer_on(side: &str, other: Option<&str>) -> Result<TempDir> {
     let source = explorer::folder()?;
     let component = |name: &str, side: &str, routes: &str| {
         format!(
@@ -38,7 +34,7 @@ fn attempt(fleet: &Fleet, url: &str, what: &str, argument: &str) -> Result<Tried
     explorer::read(&answer).with_context(|| format!("{what} {argument}"))
 }
 
-fn fetched(fleet: &Fleet, url: &str, from: &str) -> Result<String> {
+pub fn fetched(fleet: &Fleet, url: &str, from: &str) -> Result<String> {
     match attempt(fleet, url, "fetch", from)? {
         Tried::Done(text) => Ok(text),
         Tried::Failed(why) => anyhow::bail!("fetch {from}: {why}"),
@@ -137,82 +133,4 @@ fn an_environment_finds_its_own_on_any_node_and_no_other_does() -> Result<()> {
     wait_for("the name is there after the agent has begun again", MOMENT, || {
         Ok(!attempt(&fleet, &shop, "fetch", "http://api:8080/")?.failed())
     })
-}
-
-/// Says something in the clear from one place to another.
-fn in_the_clear(fleet: &Fleet, words: &str) -> Result<()> {
-    let (from, to) = (&fleet.nodes[0].place, &fleet.nodes[1].place);
-    let listener = to.inside(|| Ok(TcpListener::bind(to.at(0))?))?;
-    let at = listener.local_addr()?;
-    let mut stream = from.inside(|| Ok(TcpStream::connect(at)?))?;
-    stream.write_all(words.as_bytes())?;
-    drop(stream);
-    let mut heard = String::new();
-    listener.accept()?.0.read_to_string(&mut heard)?;
-    ensure!(heard == words);
-    Ok(())
-}
-
-fn set_secret(fleet: &Fleet, name: &str, value: &str) -> Result<()> {
-    let mut child = fleet.servers[0]
-        .command()
-        .args(["secrets", "set", &format!("{name}=-"), "--app", "shop"])
-        .env("HOME", fleet.folder())
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()?;
-    child.stdin.take().context("stdin")?.write_all(value.as_bytes())?;
-    ensure!(child.wait()?.success(), "secrets set");
-    Ok(())
-}
-
-#[test]
-fn nothing_crosses_the_ground_in_the_clear() -> Result<()> {
-    if !can_lay_ground() {
-        return Ok(());
-    }
-    let mut fleet = Fleet::start(Shape { servers: 1, nodes: 0, gateways: 1 })?;
-    let tap = fleet.ground.tap()?;
-    for side in ["side=a", "side=b"] {
-        fleet.add_node(&["--label", side])?;
-    }
-    fleet.wait_until_ready(2)?;
-    // The tap works: it reads what is said in the clear.
-    in_the_clear(&fleet, "marker-in-the-clear")?;
-    wait_for("the tap reads it", MOMENT, || Ok(tap.seen("marker-in-the-clear") > 0))?;
-
-    let source = explorer_on("a", Some("b"))?;
-    folder::write(source.path(), "notes.txt", "marker-of-the-source")?;
-    let shop = story::url(&fleet.deploy(source.path(), "shop")?)?;
-    fleet.ok(&["vars", "set", "OPEN=marker-of-a-variable", "--app", "shop"])?;
-    set_secret(&fleet, "CLOSED", "marker-of-a-secret")?;
-    let visited = fleet.visit(0, &shop, "/env?marker-of-a-visitor")?.text();
-    for marker in ["marker-of-a-variable", "marker-of-a-secret"] {
-        ensure!(visited.contains(marker), "{marker} did not come through: {visited}");
-    }
-    let said = fetched(&fleet, &shop, "http://api:8080/log?marker-of-a-log-line")?;
-    ensure!(said.contains("said"), "{said}");
-    ensure!(fetched(&fleet, &shop, "http://api:8080/env")?.contains("marker-of-a-secret"));
-    wait_for("the log tells of it", MOMENT, || {
-        Ok(fleet.ok(&["logs", "--app", "shop"])?.contains("marker-of-a-log-line"))
-    })?;
-    in_the_clear(&fleet, "marker-at-the-end")?;
-    wait_for("the tap has read everything", MOMENT, || Ok(tap.seen("marker-at-the-end") > 0))?;
-
-    // Neither between nodes, nor to a node from a gateway, nor between a server and its members.
-    for marker in [
-        "marker-of-the-source",
-        "marker-of-a-variable",
-        "marker-of-a-secret",
-        "marker-of-a-visitor",
-        "marker-of-a-log-line",
-        "INSULA_COMPONENT",
-        "GET /",
-        "insj",
-    ] {
-        ensure!(tap.seen(marker) == 0, "{marker} in {} of {} frames", tap.seen(marker), tap.len());
-    }
-    ensure!(tap.len() > 100, "{} frames are not a fleet's", tap.len());
-    tap.end()
 }

@@ -12,8 +12,8 @@ use rustix::process::Signal;
 use super::{app, can_lay_ground};
 
 const RATE: u32 = 40;
-/// Stands in for an hour: three times what a node may be silent. What an hour has beyond it is
-/// simulated in `insula-sim`.
+/// Stands in for an hour: three times what a node may be silent. The hour itself, with certificates
+/// that fall due, is `cargo xtask soak cut-off`.
 const CUT_TIME: Duration = Duration::from_secs(9);
 const FREEZE_TIME: Duration = Duration::from_secs(8);
 
