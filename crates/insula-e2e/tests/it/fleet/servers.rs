@@ -159,6 +159,10 @@ fn a_leader_that_dies_or_freezes_is_noticed_by_nobody() -> Result<()> {
     let instances = |fleet: &Fleet| -> Result<Vec<_>> {
         Ok([fleet.instances("app")?, fleet.instances("after-death")?].concat())
     };
+    // What the deployment replaced is on its way out, which takes its time.
+    fleet.wait_settled("after-death", 1, MOMENT)?;
+    let alive = SHAPE.nodes + 1;
+    wait_for("nothing is left but what runs", MOMENT, || Ok(fleet.lives().len() == alive))?;
     let agreed = (instances(&fleet)?, fleet.lives());
     fleet.servers[frozen].signal(Signal::CONT)?;
     wait_for("the one that froze answers again", MOMENT, || {
