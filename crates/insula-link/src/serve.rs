@@ -27,9 +27,11 @@ use crate::tally::Tally;
 /// A server that does not lead passes all its sessions on over one connection, and so does a load
 /// test.
 const STREAMS_PER_CONNECTION_MAX: u32 = 32_768;
-/// Between pings to who is silent; what vanished is let go after one that was not answered.
-const PING_EVERY: Duration = Duration::from_secs(20);
-const PING_TIME_MAX: Duration = Duration::from_secs(10);
+/// Between pings to who is silent. Nodes are not: they get none. Gateways are, and one whose machine
+/// died without a word would be waited for by each deployment.
+const PING_EVERY: Duration = Duration::from_secs(2);
+/// What vanished is let go after one that was not answered for so long.
+const PING_TIME_MAX: Duration = Duration::from_secs(3);
 /// What all streams of a connection may have on the way together.
 const WINDOW_BYTES: u32 = 16 * 1024 * 1024;
 /// Names, a trace, an id: requests here carry little beside their messages.

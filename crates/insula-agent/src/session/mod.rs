@@ -51,6 +51,9 @@ const GREETING_TIME_MAX: Duration = Duration::from_secs(10);
 /// million things; a twentieth of a second later it says most of them once. With ten instances
 /// this is half a millisecond.
 const REPORT_PAUSE_PER_INSTANCE: Duration = Duration::from_micros(50);
+/// A connection that breaks after so long without a word was given up for its silence: pings a
+/// heartbeat apart, and two heartbeats for an answer. Whoever ends or dies lets us know at once.
+const SILENCE: Duration = Duration::from_millis(HEARTBEAT_MS as u64 * 5 / 2);
 /// Between usage reports: figures for people.
 const USAGE_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -88,7 +91,7 @@ enum SessionError {
     Ended,
     #[error("the server did not greet within {GREETING_TIME_MAX:?}")]
     NoGreeting,
-    #[error("the server missed {LOST_MAX} heartbeats")]
+    #[error("the server fell silent")]
     Silent,
     /// What was said of instances that depend on contact counts no more, for there was none. Who
     /// asks again is told again.
@@ -166,6 +169,15 @@ impl Session {
         }
     }
 
+    /// What it means that the stream broke, so long after the last word.
+    fn broken(status: Status, quiet: Duration) -> SessionError {
+        match SessionError::Broken(Box::new(status)) {
+            error if error.refusal().is_some() || error.is_contest() => error,
+            _ if quiet >= SILENCE => SessionError::Silent,
+            error => error,
+        }
+    }
+
     /// Where to dial next, after this.
     fn turn_from(&self, error: &SessionError, greeted: bool) {
         match error {
@@ -218,12 +230,14 @@ impl Session {
         let mut unreported = None;
         let mut cut = 0;
         let mut quiet_until = Instant::now();
+        let mut heard = Instant::now();
         loop {
             tokio::select! {
                 message = inbound.message() => {
                     let message = message
-                        .map_err(|status| SessionError::Broken(Box::new(status)))?
+                        .map_err(|status| Self::broken(status, heard.elapsed()))?
                         .ok_or(SessionError::Ended)?;
+                    heard = Instant::now();
                     match message.message {
                         Some(Down::Welcome(welcome)) => {
                             *greeted = true;
@@ -326,4 +340,22 @@ fn interval(period: Duration) -> tokio::time::Interval {
     let mut interval = tokio::time::interval_at(Instant::now() + period, period);
     interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
     interval
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_that_was_given_up_for_its_silence_is_no_broken_one() {
+        let pipe = || Status::unknown("stream closed because of a broken pipe");
+        let soon = Duration::from_millis(HEARTBEAT_MS.into());
+        assert!(matches!(Session::broken(pipe(), soon), SessionError::Broken(_)));
+        assert!(matches!(Session::broken(pipe(), soon * 3), SessionError::Silent));
+        // Whoever says something is not silent.
+        let contest = Session::broken(Status::already_exists("another machine"), soon * 3);
+        assert!(contest.is_contest());
+        let refusal = Session::broken(Status::permission_denied("removed"), soon * 3);
+        assert!(refusal.refusal().is_some());
+    }
 }

@@ -12,7 +12,7 @@ use super::{app, can_lay_ground};
 
 const RATE: u32 = 50;
 /// A connection that says nothing is asked, and given up.
-const NOTICED_TIME_MAX: Duration = Duration::from_secs(60);
+const NOTICED_TIME_MAX: Duration = Duration::from_secs(15);
 /// Of a page that only the second release has.
 const FRESH: &str = "released while a gateway was dead\n";
 
