@@ -9,19 +9,21 @@ use insula_kit::clock::{Clock, SystemClock};
 use insula_kit::files::FileError;
 use insula_kit::metrics::Metrics;
 use insula_kit::random::{Random, SystemRandom};
+use insula_kit::seal::Key;
 use insula_kit::shutdown::{Cause, Shutdown};
 use insula_kit::tls::Credentials;
 use insula_member::{Beside, Dial, Fleet, JoinError, Joining, Renewal, Uplink};
 use insula_model::Bytes;
 use insula_model::fleet::Member;
 use insula_model::names::excerpt;
+use insula_model::node::Site;
 use insula_sandbox::SandboxId;
 use insula_sandbox::net::{NetConfig, NetError};
 use insula_wire::facts::NodeFacts;
 use insula_wire::node as wire;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
-use tokio::task::JoinSet;
+use tokio::task::{JoinHandle, JoinSet};
 
 use crate::artifact::Artifacts;
 use crate::board::Board;
@@ -38,7 +40,7 @@ use crate::log::LogRoot;
 use crate::names::NameBoard;
 use crate::node::Node;
 use crate::places::Places;
-use crate::sandbox::SandboxError;
+use crate::sandbox::{SandboxError, Sandboxes};
 use crate::server::Server;
 use crate::session::{Mailbox, Session};
 use crate::shared::{Measured, Shared};
@@ -93,137 +95,11 @@ pub async fn run_by(
     config: AgentConfig,
     shutdown: Shutdown,
 ) -> Result<(), AgentError> {
-    let random: Arc<dyn Random> = Arc::new(SystemRandom::new());
-    let layout = Layout::new(&config.data);
-    // Asking interpreters for their versions takes longer than anything else here.
-    let facts = tokio::spawn(facts::gather(config.host.mode(), config.offer));
-    let (mut identity, key) = Identity::settle(&layout, &config, &*clock, &*random)?;
-    identity.publish(&layout)?;
-    let dialling = tokio::select! {
-        dialling = joined(&layout, &mut identity, &config, &clock, &*random) => dialling?,
-        _ = shutdown.requested() => return Ok(()),
-    };
-    for path in [layout.states(), layout.builds(), layout.run()] {
-        insula_kit::files::create_private_folder(&path)?;
-    }
-    let net = match &config.host {
-        HostAccess::Full { net } => Some(net.clone()),
-        HostAccess::Development => None,
-    };
-    if let Some(net) = net.clone() {
-        on_thread(move || host::prepare(&net)).await??;
-    }
-    let sandboxes = open_sandboxes(&layout, &identity)?;
-    let data = config.data.clone();
-    on_thread(move || keeper::spawn_if_absent(&data)).await?.map_err(AgentError::Keeper)?;
-    let (records, foreign) = InstanceRecord::load_all(&layout).map_err(AgentError::Records)?;
-    let named = Named { records: &records, foreign: &foreign };
-    host::sweep_sandboxes(&sandboxes, |id| named.has(id)).await?;
-    for path in &foreign {
-        tracing::error!(path = %path.display(), "not a record of this version: let alone");
-    }
-
-    let listener = listen(config.relay.listen).await?;
-    let server = Server { uplink: Uplink::new(dialling.dial) };
-    let caches = layout.build_caches();
-    tokio::task::spawn_blocking(move || {
-        if let Err(error) = tree::trim(&caches, CACHES_MAX) {
-            tracing::warn!(%error, "trim the caches of builds");
-        }
-    });
-    let artifacts = Artifacts::open(&layout, server.clone(), config.host.mode())
-        .map_err(AgentError::Artifacts)?;
-    let lease = config.failover_lease.as_duration();
-    let contact = Contact::open(&layout.contact(), lease, Arc::new(KernelTicks));
-    let shared = Arc::new(Shared {
-        logs: LogRoot::of(&config.data),
-        board: Board::default(),
-        names: NameBoard::new(config.names),
-        places: Places::new(net.clone(), layout.last_address()),
-        sandboxes,
-        artifacts,
-        server: server.clone(),
-        clock,
-        secrets: RwLock::new(Secrets::default()),
-        program: config.program,
-        open_usr_local: config.open_usr_local,
-        build: config.build,
-        measured: Measured::default(),
-        vitals: Vitals::default(),
-        fleet: watch::Sender::default(),
-        contact: contact.clone(),
-        relay: OnceLock::new(),
-        layout: layout.clone(),
-    });
-    let kept = kept::load(&layout, &key).unwrap_or_else(|error| {
-        // What runs goes on as it is; the server sends another.
-        tracing::error!(error = %chain(&error), "the last Target cannot be read");
-        None
-    });
-    let mut node =
-        Node::new(Arc::clone(&shared), Arc::new(key), Arc::clone(&random), contact.clone());
-    node.resume(records, kept).await;
-
-    let mut tasks = JoinSet::new();
-    let (told, credentials) = watch::channel(dialling.credentials.clone());
-    match dialling.credentials {
-        Some(credentials) => {
-            let renewal = Renewal {
-                credentials,
-                file: layout.member().credentials,
-                uplink: server.uplink.clone(),
-                clock: Arc::clone(&shared.clock),
-                random: Arc::clone(&random),
-            };
-            tasks.spawn(renewal.keep(shutdown.clone()));
-        }
-        None => {
-            let beside = Beside {
-                files: layout.member(),
-                member: Member::Node(identity.node),
-                name: Some(identity.name.to_string()),
-                uplink: server.uplink.clone(),
-                clock: Arc::clone(&shared.clock),
-                random: Arc::clone(&random),
-            };
-            tasks.spawn(beside.keep(told, shutdown.clone()));
-        }
-    }
-    let advertised =
-        config.relay.advertise.or(listener.as_ref().and_then(|it| it.local_addr().ok()));
-    tasks.spawn(relay_once_member(Arc::clone(&shared), listener, net.clone(), credentials));
-    tasks.spawn(contact.clone().keep(layout.contact(), node.leased(), shutdown.clone()));
-    tasks.spawn(contact.clone().tell_keeper(layout.run(), node.leased()));
-    let health = Health {
-        data: layout.agent(),
-        cgroup_parent: net.is_some().then(|| identity.cgroup_parent()),
-        vitals: shared.vitals.clone(),
-        board: shared.board.clone(),
-    };
-    tasks.spawn(health.keep(shutdown.clone()));
-    let facts = facts.await.map_err(|_| SandboxError::Thread)?;
+    let Some(settled) = Settled::new(clock, config, &shutdown).await? else { return Ok(()) };
+    let mut ready = settled.ready().await?;
     let targets = Mailbox::default();
-    let usage = Arc::clone(&shared);
-    let meter = Mutex::new(NodeMeter::new(layout.agent()));
-    let session = Session {
-        node: identity.node,
-        name: identity.name,
-        version: env!("CARGO_PKG_VERSION"),
-        facts: NodeFacts { site: config.site, relay: advertised, ..facts },
-        server,
-        board: shared.board.clone(),
-        logs: shared.logs.clone(),
-        targets: targets.clone(),
-        contact,
-        vitals: shared.vitals.clone(),
-        clock: Arc::clone(&shared.clock),
-        usage: Arc::new(move || usage_of(&usage, &meter)),
-        random,
-    };
-    tasks.spawn(session.keep(shutdown.clone()));
-    let vitals = shared.vitals.clone();
-    tasks.spawn(host::keep(shared, net, shutdown.clone()));
-    tasks.spawn(host::keep_keeper(config.data, vitals, shutdown.clone()));
+    let mut tasks = ready.begin(&targets, &shutdown).await?;
+    let node = &mut ready.node;
     let cause = tokio::select! {
         never = node.run(&targets) => match never {},
         cause = shutdown.requested() => cause,
@@ -240,6 +116,249 @@ pub async fn run_by(
     }
     tasks.abort_all();
     Ok(())
+}
+
+/// What must hold before anything of a tenant is touched: everything that can refuse, in this order.
+struct Settled {
+    config: AgentConfig,
+    clock: Arc<dyn Clock>,
+    random: Arc<dyn Random>,
+    layout: Layout,
+    identity: Identity,
+    key: Key,
+    dialling: Dialling,
+    net: Option<NetConfig>,
+    sandboxes: Sandboxes,
+    records: Vec<InstanceRecord>,
+    listener: Option<TcpListener>,
+    facts: JoinHandle<NodeFacts>,
+}
+
+impl Settled {
+    /// Nothing if the end is asked for while it waits for a fleet to let it join.
+    async fn new(
+        clock: Arc<dyn Clock>,
+        config: AgentConfig,
+        shutdown: &Shutdown,
+    ) -> Result<Option<Self>, AgentError> {
+        let random: Arc<dyn Random> = Arc::new(SystemRandom::new());
+        let layout = Layout::new(&config.data);
+        // Asking interpreters for their versions takes longer than anything else here.
+        let facts = tokio::spawn(facts::gather(config.host.mode(), config.offer));
+        let (mut identity, key) = Identity::settle(&layout, &config, &*clock, &*random)?;
+        identity.publish(&layout)?;
+        let dialling = tokio::select! {
+            dialling = joined(&layout, &mut identity, &config, &clock, &*random) => dialling?,
+            _ = shutdown.requested() => return Ok(None),
+        };
+        for path in [layout.states(), layout.builds(), layout.run()] {
+            insula_kit::files::create_private_folder(&path)?;
+        }
+        let net = match &config.host {
+            HostAccess::Full { net } => Some(net.clone()),
+            HostAccess::Development => None,
+        };
+        if let Some(net) = net.clone() {
+            on_thread(move || host::prepare(&net)).await??;
+        }
+        let sandboxes = open_sandboxes(&layout, &identity)?;
+        let data = config.data.clone();
+        on_thread(move || keeper::spawn_if_absent(&data)).await?.map_err(AgentError::Keeper)?;
+        let records = swept(&layout, &sandboxes).await?;
+        let listener = listen(config.relay.listen).await?;
+        Ok(Some(Self {
+            config,
+            clock,
+            random,
+            layout,
+            identity,
+            key,
+            dialling,
+            net,
+            sandboxes,
+            records,
+            listener,
+            facts,
+        }))
+    }
+
+    /// What an earlier agent held is held again when this returns.
+    async fn ready(self) -> Result<Ready, AgentError> {
+        let Self { config, layout, random, net, .. } = self;
+        trim_caches(&layout);
+        let server = Server { uplink: Uplink::new(self.dialling.dial) };
+        let artifacts = Artifacts::open(&layout, server.clone(), config.host.mode())
+            .map_err(AgentError::Artifacts)?;
+        let lease = config.failover_lease.as_duration();
+        let contact = Contact::open(&layout.contact(), lease, Arc::new(KernelTicks));
+        let kept = kept::load(&layout, &self.key).unwrap_or_else(|error| {
+            // What runs goes on as it is; the server sends another.
+            tracing::error!(error = %chain(&error), "the last Target cannot be read");
+            None
+        });
+        let shared = Arc::new(Shared {
+            logs: LogRoot::of(&config.data),
+            board: Board::default(),
+            names: NameBoard::new(config.names),
+            places: Places::new(net.clone(), layout.last_address()),
+            sandboxes: self.sandboxes,
+            artifacts,
+            server,
+            clock: self.clock,
+            secrets: RwLock::new(Secrets::default()),
+            program: config.program,
+            open_usr_local: config.open_usr_local,
+            build: config.build,
+            measured: Measured::default(),
+            vitals: Vitals::default(),
+            fleet: watch::Sender::default(),
+            contact: contact.clone(),
+            relay: OnceLock::new(),
+            layout,
+        });
+        let (key, chance) = (Arc::new(self.key), Arc::clone(&random));
+        let mut node = Node::new(Arc::clone(&shared), key, chance, contact);
+        node.resume(self.records, kept).await;
+        Ok(Ready {
+            node,
+            shared,
+            random,
+            identity: self.identity,
+            credentials: self.dialling.credentials,
+            data: config.data,
+            site: config.site,
+            advertise: config.relay.advertise,
+            net,
+            listener: self.listener,
+            facts: self.facts,
+        })
+    }
+}
+
+/// All parts in place; what they do for ever has not begun.
+struct Ready {
+    node: Node,
+    shared: Arc<Shared>,
+    random: Arc<dyn Random>,
+    identity: Identity,
+    credentials: Option<Arc<Credentials>>,
+    data: PathBuf,
+    site: Option<Site>,
+    advertise: Option<SocketAddr>,
+    net: Option<NetConfig>,
+    listener: Option<TcpListener>,
+    facts: JoinHandle<NodeFacts>,
+}
+
+impl Ready {
+    /// Everything beside the node itself. The session comes last: what it tells must be there.
+    async fn begin(
+        &mut self,
+        targets: &Mailbox,
+        shutdown: &Shutdown,
+    ) -> Result<JoinSet<()>, AgentError> {
+        let mut tasks = JoinSet::new();
+        let member = self.stay_member(&mut tasks, shutdown);
+        let listener = self.listener.take();
+        let own = listener.as_ref().and_then(|it| it.local_addr().ok());
+        let (shared, net) = (&self.shared, self.net.clone());
+        tasks.spawn(relay_once_member(Arc::clone(shared), listener, net, member));
+        let (contact, leased) = (&shared.contact, self.node.leased());
+        let file = shared.layout.contact();
+        tasks.spawn(contact.clone().keep(file, leased.clone(), shutdown.clone()));
+        tasks.spawn(contact.clone().tell_keeper(shared.layout.run(), leased));
+        let health = Health {
+            data: shared.layout.agent(),
+            cgroup_parent: self.net.is_some().then(|| self.identity.cgroup_parent()),
+            vitals: shared.vitals.clone(),
+            board: shared.board.clone(),
+        };
+        tasks.spawn(health.keep(shutdown.clone()));
+        let facts = (&mut self.facts).await.map_err(|_| SandboxError::Thread)?;
+        let relay = self.advertise.or(own);
+        let facts = NodeFacts { site: self.site.clone(), relay, ..facts };
+        tasks.spawn(self.session(facts, targets).keep(shutdown.clone()));
+        tasks.spawn(host::keep(Arc::clone(&self.shared), self.net.clone(), shutdown.clone()));
+        let vitals = self.shared.vitals.clone();
+        tasks.spawn(host::keep_keeper(self.data.clone(), vitals, shutdown.clone()));
+        Ok(tasks)
+    }
+
+    /// Of the fleet, with a certificate that does not end, or once there is one. Tells which.
+    fn stay_member(
+        &self,
+        tasks: &mut JoinSet<()>,
+        shutdown: &Shutdown,
+    ) -> watch::Receiver<Option<Arc<Credentials>>> {
+        let shared = &self.shared;
+        let (told, member) = watch::channel(self.credentials.clone());
+        match self.credentials.clone() {
+            Some(credentials) => {
+                let renewal = Renewal {
+                    credentials,
+                    file: shared.layout.member().credentials,
+                    uplink: shared.server.uplink.clone(),
+                    clock: Arc::clone(&shared.clock),
+                    random: Arc::clone(&self.random),
+                };
+                tasks.spawn(renewal.keep(shutdown.clone()));
+            }
+            None => {
+                let beside = Beside {
+                    files: shared.layout.member(),
+                    member: Member::Node(self.identity.node),
+                    name: Some(self.identity.name.to_string()),
+                    uplink: shared.server.uplink.clone(),
+                    clock: Arc::clone(&shared.clock),
+                    random: Arc::clone(&self.random),
+                };
+                tasks.spawn(beside.keep(told, shutdown.clone()));
+            }
+        }
+        member
+    }
+
+    fn session(&self, facts: NodeFacts, targets: &Mailbox) -> Session {
+        let shared = &self.shared;
+        let measured = Arc::clone(shared);
+        let meter = Mutex::new(NodeMeter::new(shared.layout.agent()));
+        Session {
+            node: self.identity.node,
+            name: self.identity.name.clone(),
+            version: env!("CARGO_PKG_VERSION"),
+            facts,
+            server: shared.server.clone(),
+            board: shared.board.clone(),
+            logs: shared.logs.clone(),
+            targets: targets.clone(),
+            contact: shared.contact.clone(),
+            vitals: shared.vitals.clone(),
+            clock: Arc::clone(&shared.clock),
+            usage: Arc::new(move || usage_of(&measured, &meter)),
+            random: Arc::clone(&self.random),
+        }
+    }
+}
+
+/// The records of instances, with no sandbox left that none of them speaks for.
+async fn swept(layout: &Layout, sandboxes: &Sandboxes) -> Result<Vec<InstanceRecord>, AgentError> {
+    let (records, foreign) = InstanceRecord::load_all(layout).map_err(AgentError::Records)?;
+    let named = Named { records: &records, foreign: &foreign };
+    host::sweep_sandboxes(sandboxes, |id| named.has(id)).await?;
+    for path in &foreign {
+        tracing::error!(path = %path.display(), "not a record of this version: let alone");
+    }
+    Ok(records)
+}
+
+/// Nobody waits for it.
+fn trim_caches(layout: &Layout) {
+    let caches = layout.build_caches();
+    tokio::task::spawn_blocking(move || {
+        if let Err(error) = tree::trim(&caches, CACHES_MAX) {
+            tracing::warn!(%error, "trim the caches of builds");
+        }
+    });
 }
 
 async fn listen(at: Option<SocketAddr>) -> Result<Option<TcpListener>, AgentError> {
