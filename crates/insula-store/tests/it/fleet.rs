@@ -22,7 +22,7 @@ const LIFETIME: Millis = Millis::secs(100);
 
 /// Everything that keeps somebody out.
 #[derive(Debug, thiserror::Error)]
-enum Refusal {
+pub enum Refusal {
     #[error(transparent)]
     Join(#[from] JoinRefusal),
     #[error(transparent)]

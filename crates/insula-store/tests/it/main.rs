@@ -23,6 +23,7 @@ mod shared;
 mod sweep;
 mod tenancy;
 mod tls;
+mod unfollowed;
 mod upgrade;
 mod whereabouts;
 mod world;

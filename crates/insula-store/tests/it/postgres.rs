@@ -247,7 +247,7 @@ fn is_root() -> bool {
 }
 
 /// What survives a kill need not be on a disk, and each store is a hundred files to sync.
-fn place_of_data() -> PathBuf {
+pub fn place_of_data() -> PathBuf {
     let memory = rustix::fs::statvfs("/dev/shm").ok();
     let free = memory.map_or(0, |memory| memory.f_bavail * memory.f_frsize);
     if free >= DATA_MAX { "/dev/shm".into() } else { std::env::temp_dir() }
