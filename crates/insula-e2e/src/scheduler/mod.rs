@@ -9,6 +9,7 @@ mod etcd;
 mod fleet;
 mod meter;
 mod pass;
+mod spread;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -73,7 +74,8 @@ fn fleet(size: Size, folder: PathBuf, closely: bool) -> Result<Placed> {
         let (p50, p99) = (percentile(decisions, 500), percentile(decisions, 990));
         println!("{mark:>9} placed: one decision p50 {p50:?}, p99 {p99:?}; {world}");
     })?;
-    scheduler.check(&rows)?;
+    let spread = scheduler.check(&rows)?;
+    println!("{:>9} placed on {} nodes: {spread}", placed.instances, size.nodes);
     drop(scheduler);
     if closely {
         let found = fleet::count(&Store::open(StoreConfig::new(&path))?)?;

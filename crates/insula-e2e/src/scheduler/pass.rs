@@ -17,6 +17,7 @@ use insula_store::{Store, StoreError, instances};
 use super::SAMPLES;
 use super::fleet::{Rows, Written};
 use super::meter::{self, Cost};
+use super::spread::{self, Spread};
 
 /// Apps that one pass looks at. As many mutations share a commit.
 const APPS_PER_PASS: usize = 100;
@@ -201,8 +202,8 @@ impl Scheduler {
         Ok(spans)
     }
 
-    /// That all were placed where they may be, none beyond what a node has.
-    pub fn check(&self, rows: &Rows) -> Result<()> {
+    /// That all were placed where they may be, none beyond what a node has, and spread.
+    pub fn check(&self, rows: &Rows) -> Result<Spread> {
         let mut on: BTreeMap<NodeId, (u64, u32)> = BTreeMap::new();
         for instance in self.world.instances.values() {
             let sum = on.entry(instance.node).or_default();
@@ -219,17 +220,12 @@ impl Scheduler {
             let placed: Vec<&Instance> = self.world.instances.of_app(one.app.id).collect();
             ensure!(placed.len() == spec.instances as usize, "{name} of {}", one.app.name);
             let suits = |i: &&Instance| {
-                self.world.nodes.get(&i.node).is_some_and(|node| {
-                    let (site, asks) = (&node.site, &spec.placement);
-                    site.pool == asks.pool
-                        && asks.labels.iter().all(|(k, v)| site.labels.get(k) == Some(v))
-                        && (asks.zones.is_empty()
-                            || site.zone.as_ref().is_some_and(|z| asks.zones.contains(z)))
-                })
+                let node = self.world.nodes.get(&i.node);
+                node.is_some_and(|node| spread::suits(node, &spec.placement))
             };
             ensure!(placed.iter().all(suits), "{} is where it must not be", one.app.name);
         }
-        Ok(())
+        spread::check(rows, &self.world)
     }
 }
 
