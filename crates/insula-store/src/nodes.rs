@@ -1,8 +1,10 @@
 //! Hosts with an agent. They belong to the operator, not to an org.
 
 use insula_model::fleet::Member;
-use insula_model::node::{Ailment, Duty, Node, Site};
-use insula_model::{NodeId, Timestamp};
+use insula_model::node::{Ailment, Architecture, Capacity, Duty, Node, NodeMode, Offer, Site};
+use insula_model::spec::Isolation;
+use insula_model::{Bytes, NodeId, NodeName, Timestamp};
+use serde::{Deserialize, Serialize};
 
 use crate::error::{Kind, StoreError, WriteError};
 use crate::page::{self, Order, Page, Paged};
@@ -29,12 +31,81 @@ fn read(row: &mut Row<'_>) -> Result<Node, StoreError> {
     })
 }
 
+/// What is kept of an offer. A server of the version before reads the offer of it alone.
+#[derive(Debug, Serialize)]
+struct KeptOffer<'a> {
+    #[serde(flatten)]
+    offer: &'a Offer,
+    #[serde(flatten)]
+    told: Told,
+}
+
+/// Whether an offer is the node's own word.
+#[derive(Debug, Serialize, Deserialize)]
+struct Told {
+    /// Its agent has not greeted yet: the offer stands for one that is not known.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    awaited: bool,
+}
+
+/// A node that was let in and says nothing of its host yet: that comes with its first hello.
+#[derive(Debug, Clone)]
+pub struct Newcomer {
+    pub id: NodeId,
+    /// What it is to be called; it gets another if a node has that.
+    pub name: NodeName,
+    pub site: Site,
+    pub agent_version: String,
+}
+
+/// The row of a newcomer. One that is known keeps all but its site.
+pub fn welcome(tx: &mut Tx, newcomer: Newcomer, now: Timestamp) -> Result<(), WriteError> {
+    let Newcomer { id, name, site, agent_version } = newcomer;
+    if get(tx, id)?.is_some() {
+        return set_site(tx, id, &site);
+    }
+    // Room for nothing: no instance comes to a node before it has said what it has.
+    let offer = Offer {
+        capacity: Capacity { pids: 0, disk: Bytes(0), ..Capacity::default() },
+        mode: NodeMode::Full,
+        runtimes: Vec::new(),
+        architecture: Architecture::Unknown,
+        isolation: [Isolation::Standard].into(),
+    };
+    let node = Node {
+        id,
+        name,
+        offer,
+        site,
+        agent_version,
+        joined: now,
+        hello: now,
+        duty: Duty::Serve,
+        lost: None,
+        ailments: Vec::new(),
+        relay: None,
+    };
+    put(tx, &node, Told { awaited: true })
+}
+
+/// Whether the agent of a node ever opened a session, whatever it said then.
+pub fn has_greeted(tx: &Tx, id: NodeId) -> Result<bool, StoreError> {
+    let told = tx.find("SELECT offer FROM nodes WHERE id = ?1", params![id], |row| {
+        row.json::<Told>("a node's offer")
+    })?;
+    Ok(told.is_some_and(|told| !told.awaited))
+}
+
 /// What an agent says of its node when it opens a session. A node that is known keeps what the
 /// operator and the control plane say of it: its name, when it joined, its site, its duty, its
 /// mark. One that was removed is refused.
 ///
 /// A new node whose name another one has gets a name that tells of its id.
 pub fn hello(tx: &mut Tx, node: &Node) -> Result<(), WriteError> {
+    put(tx, node, Told { awaited: false })
+}
+
+fn put(tx: &mut Tx, node: &Node, told: Told) -> Result<(), WriteError> {
     let member = Member::Node(node.id);
     if enrolments::revoked(tx, member)?.is_some() {
         return Err(WriteError::Revoked { member });
@@ -50,7 +121,7 @@ pub fn hello(tx: &mut Tx, node: &Node) -> Result<(), WriteError> {
         params![
             node.id,
             name,
-            to_json("a node's offer", &node.offer)?,
+            to_json("a node's offer", &KeptOffer { offer: &node.offer, told })?,
             to_json("a node's site", &node.site)?,
             node.agent_version.as_str(),
             node.joined,

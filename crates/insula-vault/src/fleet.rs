@@ -15,8 +15,6 @@ use insula_kit::random::Random;
 use insula_kit::seal::{Keyring, SealError, Sealed, SecretBytes};
 use insula_kit::token::TokenHash;
 use insula_model::fleet::{Gateway, Join, JoinGrant, Member, Serial};
-use insula_model::node::{Architecture, Capacity, Duty, Node, NodeMode, Offer};
-use insula_model::spec::Isolation;
 use insula_model::{Millis, NodeName, ServerId, Timestamp};
 use insula_store::enrolments::{self, EnrolRefusal};
 use insula_store::joins::{self, JoinRefusal};
@@ -281,9 +279,8 @@ fn asks_again(
 /// certificate for it. Nothing that it has ends in our eyes, so a token must not make anybody it.
 fn is_beside(tx: &Tx, member: Member) -> Result<bool, StoreError> {
     let Member::Node(id) = member else { return Ok(false) };
-    let greeted = nodes::get(tx, id)?.is_some_and(|row| row.offer != offer_unknown());
     let shown = enrolments::get(tx, member)?.is_some_and(|known| known.used > Serial(0));
-    Ok(greeted && !shown)
+    Ok(nodes::has_greeted(tx, id)? && !shown)
 }
 
 /// The row of a new member. A node's says nothing of its host yet: that comes with its first hello.
@@ -295,26 +292,9 @@ fn welcome(tx: &mut Tx, newcomer: &Newcomer, join: Join, now: Timestamp) -> Resu
             let Some(name) = name.or_else(|| newcomer.name.clone()).or_else(own) else {
                 return Ok(());
             };
-            let node = Node {
-                id,
-                name,
-                offer: offer_unknown(),
-                site: site.clone(),
-                agent_version: version,
-                joined: now,
-                hello: now,
-                duty: Duty::Serve,
-                lost: None,
-                ailments: Vec::new(),
-                relay: None,
-            };
-            let known = nodes::get(tx, id)?.is_some();
-            if known {
-                // One that comes back with a new token: its row stays, its site is the token's.
-                nodes::set_site(tx, id, &site)
-            } else {
-                nodes::hello(tx, &node)
-            }
+            // One that comes back with a new token: its row stays, its site is the token's.
+            let newcomer = nodes::Newcomer { id, name, site, agent_version: version };
+            nodes::welcome(tx, newcomer, now)
         }
         (Member::Gateway(id), JoinGrant::Gateway) => {
             gateways::hello(tx, &Gateway { id, version, joined: now, hello: now })
@@ -333,17 +313,6 @@ fn welcome_beside(tx: &mut Tx, newcomer: &Newcomer, now: Timestamp) -> Result<()
             gateways::hello(tx, &Gateway { id, version, joined: now, hello: now })
         }
         Member::Node(_) | Member::Server(_) => Ok(()),
-    }
-}
-
-/// Room for nothing: no instance comes to a node before it has said what it has.
-fn offer_unknown() -> Offer {
-    Offer {
-        capacity: Capacity { pids: 0, disk: insula_model::Bytes(0), ..Capacity::default() },
-        mode: NodeMode::Full,
-        runtimes: Vec::new(),
-        architecture: Architecture::Unknown,
-        isolation: [Isolation::Standard].into(),
     }
 }
 

@@ -236,6 +236,25 @@ async fn a_token_does_not_make_anybody_the_node_beside_a_server() {
     registrar.join(own).await.unwrap();
 }
 
+/// It found nothing on its host, and is here all the same.
+#[tokio::test]
+async fn a_token_does_not_make_anybody_a_node_beside_a_server_that_has_nothing_to_offer() {
+    let house = House::new();
+    let registrar = house.registrar().await;
+    let awaited = house.invite(for_nodes()).await;
+    registrar.join(newcomer(&awaited, Member::Node(node(2)), None)).await.unwrap();
+    let nothing = house.read(|tx| nodes::get(tx, node(2))).await.unwrap().offer;
+    assert!(!house.read(|tx| nodes::has_greeted(tx, node(2))).await, "it was only let in");
+    let poor = Node { offer: nothing, ..greeted(node(1)) };
+    house.store.write(move |tx| nodes::hello(tx, &poor)).await.unwrap();
+    assert!(house.read(|tx| nodes::has_greeted(tx, node(1))).await);
+    let token = house.invite(for_nodes()).await;
+    let theft = registrar.join(newcomer(&token, Member::Node(node(1)), None)).await.unwrap_err();
+    assert!(matches!(theft, FleetError::Enrol(EnrolRefusal::Present { .. })), "{theft}");
+    // Whoever was only let in and lost what it got may come with another token.
+    registrar.join(newcomer(&token, Member::Node(node(2)), None)).await.unwrap();
+}
+
 fn greeted(id: NodeId) -> Node {
     let at = Timestamp::from_millis(NOW);
     Node {
@@ -296,7 +315,8 @@ async fn a_tokens_name_and_site_count_and_a_taken_name_is_not_given_twice() {
     assert_eq!(known.site, site);
     let token = house.invite(named("alpha")).await;
     let two = registrar.join(newcomer(&token, Member::Node(node(2)), None)).await.unwrap();
-    assert_ne!(two.name.unwrap().to_string(), "alpha");
+    let own = format!("node-{}", node(2).short());
+    assert_eq!(two.name.unwrap().to_string(), own, "one that tells of its id");
 }
 
 #[tokio::test]
