@@ -236,7 +236,8 @@ impl Writer {
             }
             Err(error) if group.len() == 1 => group[0].fail(error),
             Err(error) => {
-                tracing::warn!(%error, mutations = group.len(), "a group failed; trying singly");
+                let (mutations, cause) = (group.len(), &error as &dyn std::error::Error);
+                tracing::warn!(error = cause, mutations, "a group failed; trying singly");
                 for one in group {
                     one.forget();
                     if let Err(error) = self.commit(std::slice::from_mut(one)) {
@@ -277,7 +278,8 @@ impl Writer {
             match postgres.landed() {
                 Ok(landed) => return Some(landed),
                 Err(error) if Instant::now() >= until => {
-                    tracing::error!(%error, "what became of a commit is not known");
+                    let cause = &error as &dyn std::error::Error;
+                    tracing::error!(error = cause, "what became of a commit is not known");
                     return None;
                 }
                 Err(_) => backoff.wait(until),

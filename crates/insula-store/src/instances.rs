@@ -97,7 +97,8 @@ fn observed(text: &str) -> Observed<Box<InstanceReport>> {
     match schema::decode::<Seen>(text) {
         Ok(seen) => seen.0,
         Err(error) => {
-            tracing::error!(%error, "an observation cannot be read; it counts as unknown");
+            let cause = &error as &dyn std::error::Error;
+            tracing::error!(error = cause, "an observation cannot be read; it counts as unknown");
             Observed::Unknown
         }
     }

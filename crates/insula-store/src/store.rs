@@ -355,7 +355,10 @@ where
         });
         // A read has nothing to commit; if even this fails, the next `BEGIN` says so.
         if let Err(error) = tx.database().roll_back() {
-            tracing::warn!(%error, "a read transaction did not end");
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "a read transaction did not end"
+            );
         }
         // Nobody waits for it any more: nothing to do.
         let _ = answer.send(found);

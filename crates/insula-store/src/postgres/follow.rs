@@ -38,7 +38,10 @@ pub(crate) fn run(url: &PostgresUrl, heads: &Arc<Heads>, mut stop: oneshot::Rece
                 lost = listen(url, heads, &mut backoff) => lost,
             };
             if let Err(error) = lost {
-                tracing::debug!(%error, "the connection that listens is lost");
+                tracing::debug!(
+                    error = &error as &dyn std::error::Error,
+                    "the connection that listens is lost"
+                );
             }
             tokio::select! {
                 biased;
