@@ -89,19 +89,11 @@ pub enum RestoreError {
     Older { place: String, found: u32, known: u32 },
     #[error("copy the rows")]
     Rows(#[source] CopyError),
-    #[error("the task that copied was aborted")]
-    Aborted,
 }
 
 impl Store {
     /// Writes a consistent copy while others read and write. `to` must not exist; it appears only
     /// when it is whole, proved and on the disk.
-    pub async fn backup_to(&self, to: impl Into<PathBuf>) -> Result<(), RestoreError> {
-        let (store, to) = (self.clone(), to.into());
-        let copied = tokio::task::spawn_blocking(move || store.backup_to_blocking(&to));
-        copied.await.map_err(|_| RestoreError::Aborted)?
-    }
-
     pub fn backup_to_blocking(&self, to: &Path) -> Result<(), RestoreError> {
         refuse_existing(to)?;
         match self.place() {

@@ -59,8 +59,8 @@ pub fn list(tx: &Tx) -> Result<Vec<Enrolment>, StoreError> {
     tx.query(&format!("{SELECT} ORDER BY member"), &[], read)
 }
 
-/// Of the certificate that makes somebody a member: the first, or the first after all it had have
-/// ended, which are those given out before `live_since`.
+/// The serial of the certificate that makes somebody a member: the first, or the first after all it
+/// had have ended, which are those given out before `live_since`.
 pub fn enrol(
     tx: &mut Tx,
     member: Member,
@@ -78,7 +78,7 @@ pub fn enrol(
     issue(tx, member, now)
 }
 
-/// Of the next certificate of somebody who is a member.
+/// The serial of the next certificate of somebody who is a member.
 pub fn renew(tx: &mut Tx, member: Member, now: Timestamp) -> Result<Serial, EnrolRefusal> {
     if get(tx, member)?.is_none() {
         return Err(EnrolRefusal::Unknown { member });
@@ -86,7 +86,8 @@ pub fn renew(tx: &mut Tx, member: Member, now: Timestamp) -> Result<Serial, Enro
     issue(tx, member, now)
 }
 
-/// Of the next certificate of this server, which makes its own.
+/// The serial of the next certificate of anybody who was not removed, a newcomer or not: whoever
+/// calls this knows already that it is to have one, as a server does of itself.
 pub fn issue(tx: &mut Tx, member: Member, now: Timestamp) -> Result<Serial, EnrolRefusal> {
     let next = tx
         .returning(

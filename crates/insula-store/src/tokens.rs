@@ -94,10 +94,6 @@ pub fn list(tx: &Tx, org: OrgId, page: &Page) -> Result<Paged<KnownToken>, Store
     page_of(tx, Select::new(format!("{SELECT} WHERE org = ?1"), params![org]), page)
 }
 
-pub fn list_sessions(tx: &Tx, user: UserId, page: &Page) -> Result<Paged<KnownToken>, StoreError> {
-    page_of(tx, Select::new(format!("{SELECT} WHERE user_id = ?1"), params![user]), page)
-}
-
 /// The operator's own credentials.
 pub fn list_operator(tx: &Tx, page: &Page) -> Result<Paged<KnownToken>, StoreError> {
     page_of(tx, Select::new(format!("{SELECT} WHERE kind = 'operator'"), &[]), page)

@@ -68,8 +68,8 @@ pub fn set(
     Ok(secret)
 }
 
-/// What `set` takes. Not `Debug`: it holds the value.
-#[allow(missing_debug_implementations)]
+/// What `set` takes.
+#[expect(missing_debug_implementations, reason = "it holds the value")]
 pub struct NewSecret<'a> {
     pub org: OrgId,
     pub scope: ConfigScope,
