@@ -149,7 +149,9 @@ fn refusal(status: &Status, member: Member) -> Option<JoinError> {
         | Code::InvalidArgument
         | Code::FailedPrecondition
         | Code::NotFound
-        | Code::Unimplemented => Some(JoinError::Refused { reason: status.message().to_owned() }),
+        | Code::Unimplemented => {
+            Some(JoinError::Refused { member, reason: status.message().to_owned() })
+        }
         Code::Ok
         | Code::Cancelled
         | Code::Unknown
@@ -193,6 +195,11 @@ mod tests {
         assert!(matches!(refusal(&removed, NODE), Some(JoinError::Removed { .. })));
         let used = Status::permission_denied("the token was used");
         assert!(matches!(refusal(&used, NODE), Some(JoinError::Refused { .. })));
+        // The way out makes a token of the kind that it needs.
+        let words = |member| refusal(&used, member).unwrap().to_string();
+        assert!(words(NODE).contains("`insula nodes token` prints"), "{}", words(NODE));
+        let gateway = Member::Gateway(GatewayId::from_u128(2));
+        assert!(words(gateway).contains("`insula nodes token --for gateway` prints"));
         for away in [Status::unavailable("away"), Status::resource_exhausted("later")] {
             assert!(refusal(&away, NODE).is_none());
         }

@@ -36,23 +36,26 @@ pub(crate) const JOIN_TIME_MAX: Duration = Duration::from_secs(60);
 #[derive(Debug, thiserror::Error)]
 pub enum JoinError {
     #[error(
-        "it belongs to no fleet yet: run `insula nodes token` where a server is, and start it \
-         with `--token` and what that prints"
+        "it belongs to no fleet yet: run `{}` where a server is, and start it with `--token` and \
+         what that prints",
+        token_command(*member)
     )]
-    NoToken,
+    NoToken { member: Member },
     #[error("no server is named: start with `--server HOST:PORT`")]
     NoServer,
     #[error("`{0}` is not the address of a server: expected HOST:PORT")]
     Address(String),
     #[error(
-        "the fleet does not take it: {reason}; a token counts once, and for a while: \
-         `insula nodes token` prints another"
+        "the fleet does not take it: {reason}; a token counts once, for a while, and for what it \
+         was made for: `{}` prints another",
+        token_command(*member)
     )]
-    Refused { reason: String },
+    Refused { member: Member, reason: String },
     /// Whoever has a token for it joins under another id.
     #[error(
         "{member} was removed from the fleet, which is for ever: start with an empty data folder \
-         and what `insula nodes token` prints"
+         and what `{}` prints",
+        token_command(*member)
     )]
     Removed { member: Member },
     /// Two hold one identity: a copy of the folder, a snapshot that was put back, or a thief. Which
@@ -78,6 +81,15 @@ pub enum JoinError {
     Pki(#[from] PkiError),
     #[error("keep what makes it a member")]
     File(#[from] FileError),
+}
+
+/// What makes a token that lets such a member in.
+fn token_command(member: Member) -> &'static str {
+    match member {
+        Member::Gateway(_) => "insula nodes token --for gateway",
+        // Nobody gives a token to a server: it has the fleet's own key.
+        Member::Node(_) | Member::Server(_) => "insula nodes token",
+    }
 }
 
 /// What makes somebody a member.
@@ -146,7 +158,7 @@ impl Joining<'_> {
             }
             // What runs here goes on without anybody; see `renew` for what is said.
             (Some(credentials), None) => Ok(Membership { credentials, servers, name: None }),
-            (None, None) => Err(JoinError::NoToken),
+            (None, None) => Err(JoinError::NoToken { member: self.member }),
         }
     }
 

@@ -52,7 +52,7 @@ async fn a_token_makes_a_member_once_and_is_not_needed_afterwards() {
     // Nobody listens at the first one.
     let addresses = ["127.0.0.1:1".to_owned(), one.address.to_string()];
     let mut newcomer = Newcomer::new(&fleet, node(1), &addresses);
-    assert!(matches!(newcomer.join(None).await, Err(JoinError::NoToken)));
+    assert!(matches!(newcomer.join(None).await, Err(JoinError::NoToken { .. })));
 
     let token = fleet.token(1);
     let joined = newcomer.join(Some(&token)).await.unwrap();
