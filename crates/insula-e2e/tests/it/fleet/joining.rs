@@ -350,11 +350,15 @@ fn instance_on_n0(fleet: &Fleet) -> Result<Goal> {
 }
 
 /// Whose connection the relay ends before it answers anything: not who may not reach this instance,
-/// nor who asks for one that is gone.
+/// nor who asks for one that is gone. That the relay lives is shown by somebody else's asking it.
 fn ensure_turned_away(caller: &Dialler, goal: &Goal) -> Result<()> {
     match caller.open(goal)? {
         Ok(()) => bail!("the relay lets it in"),
-        Err(OpenError::Unreachable { source: Unreachable::Ask { .. }, .. }) => Ok(()),
+        // The caller's pulse asks beside us, and may be the first whose connection is ended.
+        Err(OpenError::Unreachable {
+            source: Unreachable::Ask { .. } | Unreachable::Dead { .. },
+            ..
+        }) => Ok(()),
         Err(other) => Err(other).context("another answer than that it is nobody"),
     }
 }
