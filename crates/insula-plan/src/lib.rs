@@ -1,8 +1,9 @@
 //! Decisions as pure functions: what to do next, and why the rest waits.
 //!
 //! In: a `World` and the time. Out: a `Plan` of actions that `insula-control` carries out, each of
-//! which may be repeated. No clock, no I/O, no logging, no randomness. Planning again after
-//! applying yields nothing; the tests hold that for every scenario.
+//! which may be repeated. No clock, no I/O, no logging, no randomness. A plan that was applied is
+//! followed only by what it has made possible, and soon by nothing; the tests hold that for every
+//! scenario.
 
 pub mod action;
 mod builds;

@@ -64,7 +64,6 @@ pub const RULES: &[Rule] = &[
             "insula-relay",
             "insula-member",
             "insula-sandbox",
-            "insula-build",
             "insula-blobs",
             "insula-wire",
             "insula-kit",
