@@ -1,9 +1,10 @@
 //! In calm: whether everything is as it was asked for.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use insula_control::core::report::Reconciler;
-use insula_model::deployment::Deployment;
+use insula_model::deployment::{Deployment, DeploymentState};
 use insula_model::instance::{Instance, Intent};
 use insula_model::node::{Duty, Node};
 use insula_model::spec::Failover;
@@ -90,9 +91,12 @@ impl Sim {
         }
         // One that waits for a node may wait for ever, if nothing is due by itself.
         let for_good = |app| plan.next.is_none() && self.waits_for_single(app);
-        if let Some(open) =
-            rows.deployments.values().find(|row| !row.state.is_final() && !for_good(row.app))
-        {
+        // A build on a node that is away goes on there for all its time, if no other takes it.
+        let has_room = self.has_room();
+        let builds = |row: &Deployment| row.state == DeploymentState::Building && !has_room;
+        let open =
+            |row: &&Arc<Deployment>| !row.state.is_final() && !for_good(row.app) && !builds(row);
+        if let Some(open) = rows.deployments.values().find(open) {
             let waits = plan.waits.iter().filter(|wait| wait.subject == open.id.to_string());
             let waits: Vec<&str> = waits.map(|wait| wait.reason.as_str()).collect();
             let id = short(&open.id.to_string());
