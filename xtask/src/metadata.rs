@@ -159,7 +159,7 @@ mod tests {
         });
         let json = format!(r#"{{"packages": [{}]}}"#, json.join(","));
         let packages = parse(json.as_bytes()).expect("made-up metadata");
-        let tree = "ours v0.1.0 (/work/ours)\ntar v0.4.45\n\nsyn v2.0.0 (proc-macro)\n";
+        let tree = "ours v0.1.0 (/src/ours)\ntar v0.4.45\n\nsyn v2.0.0 (proc-macro)\n";
         let built: Vec<String> =
             only_built(packages, tree).into_iter().map(|package| package.id).collect();
         assert_eq!(built, ["tar 0.4.45", "ours 0.1.0"]);
