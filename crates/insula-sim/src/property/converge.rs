@@ -19,6 +19,8 @@ use crate::words::short;
 /// What can be done is done within this, in calm. Passes come at every tick; new terms and pauses
 /// after a failure of the store are shorter.
 const IDLE_MS_MAX: u64 = 15_000;
+/// What is due by itself within this is still to come: a node that may be back is waited for.
+const DUE_SOON_MS: u64 = 20_000;
 
 impl Sim {
     /// Whether the node is connected, as both ends see it.
@@ -78,6 +80,9 @@ impl Sim {
                 return Ok(());
             }
             return Err(format!("there is something to do: {action}"));
+        }
+        if plan.next.is_some_and(|next| next.since(now.wall).0 <= DUE_SOON_MS) {
+            return Err("something is due in a moment".to_owned());
         }
         let rows = &self.store.rows;
         // Not all is as it was asked for while the silence of its node is counted.

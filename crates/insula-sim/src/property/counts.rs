@@ -168,6 +168,12 @@ impl Sim {
         let left = of_component(rows, row.app, &row.component)
             .filter(|it| stays(it) && serves(it, world))
             .count();
+        // What went with a node that was removed since was ready, as far as could be known.
+        let went = of_component(world, row.app, &row.component).filter(|it| {
+            let gone = !rows.instances.contains_key(&it.id);
+            gone && it.intent == Intent::Run && serves(it, world)
+        });
+        let left = left + went.count();
         if left < need && !drained(&row.node) {
             let said = format!(
                 "{} leaves, and {left} of `{}` are ready of {need} at least",
