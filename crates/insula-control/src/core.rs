@@ -26,6 +26,7 @@ mod nodes;
 pub mod presence;
 pub mod report;
 mod routes;
+mod safety;
 mod targets;
 mod told;
 mod vigil;
@@ -183,7 +184,7 @@ pub struct Core {
     /// Rows came in since the World let go of what nothing needs.
     unpruned: bool,
     looked_at_everything: Option<Millis>,
-    safety: targets::Safety,
+    safety: safety::Safety,
     nonsense: u64,
     status: Reports,
 }
@@ -241,7 +242,7 @@ impl Core {
             took_in: false,
             unpruned: false,
             looked_at_everything: Some(now.steady),
-            safety: targets::Safety::default(),
+            safety: safety::Safety::default(),
             nonsense: 0,
             status: Reports::new(),
         };
@@ -483,7 +484,7 @@ impl Core {
         self.looked_at_everything = Some(now.steady);
         self.allowances.prune(now.steady);
         // Nodes one after the other, see `pass_targets`.
-        self.safety = targets::Safety::of(self.sessions.keys().copied());
+        self.safety = safety::Safety::of(self.sessions.keys().copied());
         self.concern.every_route = true;
         self.due.everything(&self.world);
     }

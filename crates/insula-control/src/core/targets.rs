@@ -12,27 +12,6 @@ use super::ingest::Asked;
 use super::report::{Pass, Reconciler};
 use super::{Core, Now, Send, Turn};
 
-/// Nodes that one turn looks at although nothing marked them: the rest has its turn soon, and nobody
-/// waits for it.
-const SAFETY_NODES_PER_TURN: usize = 64;
-
-/// A look at every node, some in each turn.
-#[derive(Debug, Default)]
-pub(super) struct Safety {
-    left: BTreeSet<NodeId>,
-    missed: usize,
-}
-
-impl Safety {
-    pub(super) fn of(nodes: impl Iterator<Item = NodeId>) -> Self {
-        Self { left: nodes.collect(), missed: 0 }
-    }
-
-    pub(super) fn is_done(&self) -> bool {
-        self.left.is_empty()
-    }
-}
-
 /// What a node was sent last in its session: not all of it, only what is compared.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Sent {
@@ -76,25 +55,12 @@ impl Core {
         self.note(Reconciler::Targets, pass, now);
     }
 
-    /// Looks at some of those that nothing marked: a Target that is another all the same was missed.
-    fn pass_safety(&mut self, now: Now, turn: &mut Turn) {
-        if self.safety.left.is_empty() {
-            return;
-        }
-        let mut pass = self.pass();
-        for _ in 0..SAFETY_NODES_PER_TURN {
-            let Some(node) = self.safety.left.pop_first() else { break };
-            if self.sessions.contains_key(&node) && self.world.nodes.contains_key(&node) {
-                self.safety.missed += usize::from(self.send_if_changed(node, &mut pass, turn));
-            }
-        }
-        if self.safety.left.is_empty() {
-            pass.did("target found stale", self.safety.missed);
-            self.note(Reconciler::Safety, pass, now);
-        }
-    }
-
-    fn send_if_changed(&mut self, node: NodeId, pass: &mut Pass, turn: &mut Turn) -> bool {
+    pub(super) fn send_if_changed(
+        &mut self,
+        node: NodeId,
+        pass: &mut Pass,
+        turn: &mut Turn,
+    ) -> bool {
         match self.look_at_target(node) {
             Ok(Some(target)) => {
                 turn.targets.push(Send { target });
