@@ -11,6 +11,8 @@ use std::io;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 
+use crate::gather::Pace;
+use crate::requests::Requests;
 use crate::serve::{self, Fleet, ServeError};
 
 /// As `serve::fleet`. Whoever lets go of this ends it, too.
@@ -43,9 +45,14 @@ fn serve_here(
     listener: std::net::TcpListener,
     stopped: oneshot::Receiver<()>,
 ) -> Result<(), ServeError> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let requests = Requests::default();
+    let (hub, asked, pace) = (fleet.hub.clone(), requests.asked().clone(), Pace::new());
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .on_thread_park(move || pace.rest(hub.said(), &asked))
+        .build();
     runtime.map_err(ServeError::Thread)?.block_on(async {
         let listener = TcpListener::from_std(listener).map_err(ServeError::Thread)?;
-        serve::fleet(fleet, listener, async { drop(stopped.await) }).await
+        serve::fleet(fleet, requests, listener, async { drop(stopped.await) }).await
     })
 }

@@ -13,6 +13,7 @@ mod connection;
 mod contest;
 mod edge;
 mod forward;
+mod gather;
 mod hub;
 mod inbox;
 mod join;

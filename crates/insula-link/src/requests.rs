@@ -17,6 +17,7 @@ use tonic::body::Body;
 use tower::{Layer, Service};
 
 use crate::connection::Connection;
+use crate::gather::{Asked, Waits};
 
 /// What an agent fetches at once while a hundred apps start, its session and a renewal.
 const OF_NODE_MAX: usize = 64;
@@ -33,6 +34,8 @@ const OF_NEWCOMER_MAX: usize = 2;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Session,
+    /// What a gateway has open as long as it lives. Counted with all others.
+    Routes,
     Brought,
     Other,
 }
@@ -41,6 +44,7 @@ impl Kind {
     fn of(path: &str) -> Self {
         match path {
             "/insula.v1.Node/Session" => Self::Session,
+            "/insula.v1.Edge/Routes" => Self::Routes,
             "/insula.v1.Node/PutBlob" => Self::Brought,
             _ => Self::Other,
         }
@@ -51,6 +55,7 @@ impl Kind {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Requests {
     open: Arc<Mutex<HashMap<String, Count>>>,
+    asked: Asked,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -85,7 +90,7 @@ impl Requests {
         let full = match kind {
             Kind::Session => count.sessions >= SESSIONS_OF_NODE_MAX,
             Kind::Brought => count.brought >= BROUGHT_BY_NODE_MAX,
-            Kind::Other => false,
+            Kind::Routes | Kind::Other => false,
         };
         if full || count.all >= all_max {
             return Err(Status::resource_exhausted(format!(
@@ -94,6 +99,18 @@ impl Requests {
         }
         open.entry(who.clone()).or_default().add(kind, 1);
         Ok(Some(Open { of: self.clone(), who, kind }))
+    }
+
+    /// What is open of all callers, and ends with an answer.
+    pub(crate) fn asked(&self) -> &Asked {
+        &self.asked
+    }
+
+    fn waits(&self, path: &str) -> Option<Waits> {
+        match Kind::of(path) {
+            Kind::Session | Kind::Routes => None,
+            Kind::Brought | Kind::Other => Some(self.asked.one()),
+        }
     }
 
     fn counts(&self) -> MutexGuard<'_, HashMap<String, Count>> {
@@ -108,7 +125,7 @@ impl Count {
         match kind {
             Kind::Session => add(&mut self.sessions),
             Kind::Brought => add(&mut self.brought),
-            Kind::Other => {}
+            Kind::Routes | Kind::Other => {}
         }
     }
 }
@@ -159,12 +176,15 @@ where
         };
         match open {
             Ok(open) => {
+                let waits = self.requests.waits(request.uri().path());
                 let answer = self.inner.call(request);
-                Box::pin(async move { Ok(answer.await?.map(|body| Held { body, _open: open })) })
+                Box::pin(async move {
+                    Ok(answer.await?.map(|body| Held { body, _open: open, _waits: waits }))
+                })
             }
             Err(refused) => {
                 let refused = refused.into_http::<Body>();
-                let refused = refused.map(|body| Held { body, _open: None });
+                let refused = refused.map(|body| Held { body, _open: None, _waits: None });
                 Box::pin(std::future::ready(Ok(refused)))
             }
         }
@@ -176,6 +196,7 @@ where
 pub(crate) struct Held {
     body: Body,
     _open: Option<Open>,
+    _waits: Option<Waits>,
 }
 
 impl http_body::Body for Held {

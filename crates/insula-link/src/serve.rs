@@ -101,6 +101,7 @@ pub async fn edges(
 /// ends the hub's sessions, so that they dial another server.
 pub(crate) async fn fleet(
     fleet: Fleet,
+    requests: Requests,
     listener: TcpListener,
     stop: impl Future<Output = ()>,
 ) -> Result<(), ServeError> {
@@ -123,7 +124,7 @@ pub(crate) async fn fleet(
         .http2_keepalive_interval(Some(PING_EVERY))
         .http2_keepalive_timeout(Some(PING_TIME_MAX))
         .http2_max_header_list_size(HEADERS_LEN_MAX)
-        .layer(Requests::default())
+        .layer(requests)
         .add_service(node_service(hub.clone(), door.clone(), blobs))
         .add_service(edge_service(hub.clone(), door))
         .add_service(join)

@@ -161,6 +161,7 @@ impl Session {
         let began = self.hub.began();
         while let Some(Ok(received)) = incoming.next().await {
             pulse.beat(began);
+            self.hub.said().count();
             if let Err(words) = self.take(received).await {
                 return Some(words);
             }

@@ -20,6 +20,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tonic::Status;
 
 use crate::contest::Takeovers;
+use crate::gather::Said;
 use crate::inbox::{Inbound, Inbox, Newest, Telling};
 use crate::logs::LogStreams;
 use crate::reach::Reach;
@@ -59,6 +60,7 @@ pub(crate) struct Shared {
     servers: watch::Sender<Arc<Vec<String>>>,
     leadership: watch::Sender<Leadership>,
     sure: Sure,
+    said: Said,
     began: Instant,
     clock: Arc<dyn Clock>,
     pub(crate) usage: Usage,
@@ -115,6 +117,7 @@ impl Hub {
             servers: watch::Sender::default(),
             leadership: watch::Sender::new(Leadership::Ours),
             sure: Sure::default(),
+            said: Said::default(),
             began: Instant::now(),
             clock,
             usage: Usage::default(),
@@ -130,6 +133,10 @@ impl Hub {
 
     pub(crate) fn logs_streams(&self) -> &LogStreams {
         &self.shared.logs
+    }
+
+    pub(crate) fn said(&self) -> &Said {
+        &self.shared.said
     }
 
     pub(crate) fn began(&self) -> Instant {
