@@ -80,7 +80,8 @@ async fn until_empty(cx: &Cx, node: &Node) -> Result<Node, Failure> {
             let since = *stuck_since.get_or_insert_with(Instant::now);
             if since.elapsed() >= STUCK_TIME_MAX {
                 cx.terminal.end_progress();
-                return Err(stuck(&now, &preview));
+                cx.terminal.say(told(&preview).trim_end());
+                return Err(stuck(&now, preview.stays.len()));
             }
         } else {
             stuck_since = None;
@@ -95,11 +96,11 @@ fn only_stays(preview: &DrainPreview) -> bool {
     moves.is_empty() && singles.is_empty() && goes_on.is_empty() && !stays.is_empty()
 }
 
-fn stuck(node: &Node, preview: &DrainPreview) -> Failure {
+fn stuck(node: &Node, left: usize) -> Failure {
     let name = &node.name;
-    let text = format!("{name} is not drained:\n{}", told(preview).trim_end());
-    Failure::failed(text).hint(format!(
-        "it goes on draining, and they move once there is a place; `insula nodes uncordon {name}` takes it back"
+    let left = units::count(left, "instance stays", "instances stay");
+    Failure::failed(format!("{name} is not drained: {left}")).hint(format!(
+        "it goes on draining, and moves them once there is a place; `insula nodes uncordon {name}` takes it back"
     ))
 }
 
