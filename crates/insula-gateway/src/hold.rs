@@ -51,7 +51,7 @@ pub(crate) enum Step {
 
 impl Doubt {
     /// Whether its node was gone since it was asked, and not only the instance.
-    fn is_confirmed(&self, lost: Option<Instant>) -> bool {
+    pub(crate) fn is_confirmed(&self, lost: Option<Instant>) -> bool {
         self.was_dead || lost.is_some_and(|lost| lost >= self.asked)
     }
 }

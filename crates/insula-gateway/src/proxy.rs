@@ -383,7 +383,12 @@ impl Guest {
             nodes.borrow_and_update();
             tables.borrow_and_update();
             let target = edge.find(host, path)?.0;
-            let prospects = target.endpoints.iter().map(|it| edge.prospect(it, search));
+            // Nobody else is bothered with what so many have dropped for no fault of their nodes.
+            let spent = search.blamed(|way| edge.far.lost(way)) >= limits.attempts_max as usize;
+            let prospects = target.endpoints.iter().map(|it| {
+                let prospect = edge.prospect(it, search);
+                Prospect { tried: prospect.tried || spent, ..prospect }
+            });
             match hold::step(prospects, limits.hold, Instant::now(), until) {
                 Step::Anew => {
                     let is_back = |it: &&Rc<Endpoint>| edge.prospect(it, search).is_back();
@@ -564,6 +569,12 @@ impl Search {
 
     fn doubt(&mut self, way: Way, asked: Instant, was_dead: bool) {
         self.doubts.push(Doubt { way, asked, failed: Instant::now(), was_dead });
+    }
+
+    /// How many failed without their node being gone.
+    fn blamed(&self, lost: impl Fn(&Way) -> Option<Instant>) -> usize {
+        let excused = self.doubts.iter().filter(|doubt| doubt.is_confirmed(lost(&doubt.way)));
+        self.tried.len() - excused.count()
     }
 
     /// Those may be asked again.

@@ -52,8 +52,9 @@ const GREETING_TIME_MAX: Duration = Duration::from_secs(10);
 /// this is half a millisecond.
 const REPORT_PAUSE_PER_INSTANCE: Duration = Duration::from_micros(50);
 /// A connection that breaks after so long without a word was given up for its silence: pings a
-/// heartbeat apart, and two heartbeats for an answer. Whoever ends or dies lets us know at once.
-const SILENCE: Duration = Duration::from_millis(HEARTBEAT_MS as u64 * 5 / 2);
+/// heartbeat apart, and two heartbeats for an answer. Less is how long a server that is well says
+/// nothing to a node that has nothing to do.
+const SILENCE: Duration = Duration::from_millis(HEARTBEAT_MS as u64 * LOST_MAX as u64);
 /// Between usage reports: figures for people.
 const USAGE_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -169,12 +170,13 @@ impl Session {
         }
     }
 
-    /// What it means that the stream broke, so long after the last word.
+    /// What it means that the stream broke, so long after the last word. What the server says
+    /// itself has no cause beneath.
     fn broken(status: Status, quiet: Duration) -> SessionError {
-        match SessionError::Broken(Box::new(status)) {
-            error if error.refusal().is_some() || error.is_contest() => error,
-            _ if quiet >= SILENCE => SessionError::Silent,
-            error => error,
+        let is_said = std::error::Error::source(&status).is_none();
+        match quiet >= SILENCE && !is_said {
+            true => SessionError::Silent,
+            false => SessionError::Broken(Box::new(status)),
         }
     }
 
@@ -348,14 +350,20 @@ mod tests {
 
     #[test]
     fn a_connection_that_was_given_up_for_its_silence_is_no_broken_one() {
-        let pipe = || Status::unknown("stream closed because of a broken pipe");
-        let soon = Duration::from_millis(HEARTBEAT_MS.into());
-        assert!(matches!(Session::broken(pipe(), soon), SessionError::Broken(_)));
-        assert!(matches!(Session::broken(pipe(), soon * 3), SessionError::Silent));
+        let pipe = || Status::from_error(Box::new(std::io::Error::other("broken pipe")));
+        let heartbeat = Duration::from_millis(HEARTBEAT_MS.into());
+        // Every third heartbeat is answered, and a server may die just before that.
+        let usual = heartbeat * LOST_MAX - Duration::from_millis(1);
+        assert!(matches!(Session::broken(pipe(), usual), SessionError::Broken(_)));
+        assert!(matches!(Session::broken(pipe(), heartbeat * LOST_MAX), SessionError::Silent));
         // Whoever says something is not silent.
-        let contest = Session::broken(Status::already_exists("another machine"), soon * 3);
-        assert!(contest.is_contest());
-        let refusal = Session::broken(Status::permission_denied("removed"), soon * 3);
-        assert!(refusal.refusal().is_some());
+        for said in [
+            Status::unavailable("another server of the fleet leads now"),
+            Status::already_exists("another machine"),
+            Status::permission_denied("removed"),
+        ] {
+            let broken = Session::broken(said, heartbeat * 60);
+            assert!(matches!(broken, SessionError::Broken(_)), "{broken:?}");
+        }
     }
 }

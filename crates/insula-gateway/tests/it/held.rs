@@ -343,6 +343,23 @@ async fn an_app_that_hangs_up_through_a_relay_that_is_there_is_asked_once() {
 }
 
 #[tokio::test]
+async fn what_ends_every_instance_that_it_meets_does_not_meet_them_all() {
+    let authority = authority();
+    let mut bench = gateway(&authority, |limits| limits.attempts_max = 3).await;
+    let app = App::start(|mut stream| async move {
+        read_head(&mut stream).await;
+    })
+    .await;
+    let mut node = Node::away(&authority, NODE, app.address);
+    node.come();
+    let instances: Vec<_> = (1..=8).map(|instance| (instance, NODE)).collect();
+    let routes = vec![far("a.example", 1, &instances)];
+    bench.server.put_with(1, routes, [(NODE, node.at)].into()).await;
+    assert_eq!(bench.get("a.example", "/poison").await.status, 502);
+    assert_eq!(app.connections(), 3);
+}
+
+#[tokio::test]
 async fn a_new_table_ends_the_waiting() {
     let authority = authority();
     let mut bench = gateway(&authority, |limits| {
