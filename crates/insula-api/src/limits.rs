@@ -81,7 +81,7 @@ pub const LEADER_ANSWER_TIME: Duration =
 /// not until then are away.
 pub const NODES_BACK_TIME: Duration = Duration::from_secs(1);
 /// Between looks whether they have.
-pub const NODES_BACK_LOOK: Duration = Duration::from_millis(10);
+pub const NODES_BACK_LOOK: Duration = Duration::from_millis(50);
 /// How long a page of logs waits for nodes that do not answer.
 pub const LOG_PAGE_TIME: Duration = Duration::from_secs(10);
 /// Lines in one JSON page of a log.

@@ -130,6 +130,7 @@ async fn answer(cx: Cx, query: LogQuery, beyond: Beyond) -> Result<Reply, ApiErr
         return Err(ApiError::query("follow", "only a stream can go on")
             .hint("send Accept: text/event-stream"));
     }
+    let place = cx.api.stream_place(cx.caller()?.token)?;
     wait_for_nodes(&cx, query.nodes.as_ref()).await;
     if cx.api.state.hub.nodes_connected().is_empty() {
         return Err(ApiError::new(
@@ -139,7 +140,6 @@ async fn answer(cx: Cx, query: LogQuery, beyond: Beyond) -> Result<Reply, ApiErr
         .hint("apps go on; try again once the node is back")
         .retry_after_s(2));
     }
-    let place = cx.api.stream_place(cx.caller()?.token)?;
     let tail = query.tail.unwrap_or(limits::LOG_TAIL_DEFAULT) as usize;
     let hub = &cx.api.state.hub;
     if !streams {
