@@ -62,8 +62,9 @@ pub(crate) async fn elsewhere(
             Deciding::Elsewhere(leader) => {
                 let answer = tokio::select! {
                     answer = timeout(LEADER_ANSWER_TIME, leader.ask(head.clone())) => answer,
-                    // Whoever was asked may be frozen, and never answer.
-                    Ok(()) = deciding.changed() => continue,
+                    // Whoever was asked may be frozen, and never answer. Where it changes again and
+                    // again, the last one has its time, and no other.
+                    Ok(()) = deciding.changed(), if Instant::now() < until => continue,
                 };
                 match answer {
                     Ok(Ok(answer)) if answer.headers().contains_key(NOT_HERE) => {}

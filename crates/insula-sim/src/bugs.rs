@@ -208,27 +208,20 @@ pub const BUGS: &[Bug] = &[
         INGEST,
         "asked.filter(|asked| report.generation >= asked.generation);",
         "asked.filter(|asked| report.generation.0 + 1_000_000 >= asked.generation.0);",
-        "single",
+        "innocent",
     ),
     bug(
         "what was placed since is believed not to be there",
         INGEST,
         "asked.as_ref().is_some_and(|asked| asked.covers.contains(&instance.id));",
         "asked.is_some();",
-        "enough",
+        "single",
     ),
     bug(
         "a report that was not stored is dropped",
         FLIGHT,
         "                    self.reports.entry(node).or_insert(report);\n",
         "                    drop(report);\n",
-        "stays",
-    ),
-    bug(
-        "a node counts as here before it has said what it holds",
-        TOLD,
-        "                self.ledger.heard(node);\n                self.greetings",
-        "                self.ledger.settle(node);\n                self.greetings",
         "stays",
     ),
     bug(
@@ -292,5 +285,5 @@ const fn bug(
     Bug { name, file, text, planted, property, budget: BUDGET }
 }
 
-/// Enough for the rarest of them several times over: a minute on one core.
-const BUDGET: u64 = 1_500;
+/// Enough for the rarest of them: some three minutes on one core.
+const BUDGET: u64 = 5_000;
