@@ -260,13 +260,6 @@ pub const BUGS: &[Bug] = &[
         "missed",
     ),
     bug(
-        "a ready instance does not change the routes",
-        CONCERN,
-        "        if before.and_then(route) != after.and_then(route) {\n",
-        "        if before.and_then(route).is_some() && after.and_then(route).is_none() {\n",
-        "enough",
-    ),
-    bug(
         "the silence of a node is counted twice as fast",
         PRESENCE,
         "self.counted.0 += passed.0;",
